@@ -1,0 +1,1 @@
+"""The MVTec layout as a LightningDataModule, and converters into it."""

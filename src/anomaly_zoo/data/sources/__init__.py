@@ -1,0 +1,1 @@
+"""One file per dataset that needs converting into the MVTec layout."""

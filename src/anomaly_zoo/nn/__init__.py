@@ -1,0 +1,1 @@
+"""Reusable torch blocks: no data, no trainer, no files but weights."""

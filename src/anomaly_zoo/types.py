@@ -1,0 +1,42 @@
+"""What flows through the package: a `Batch` into a method, a `Prediction` out of it.
+
+Axis legend, used in every shape annotation:
+
+    b  images of a batch        h w  height and width in pixels of the (resized) image
+    n  images, or samples       c    channels of a feature map
+    p  patches                  d    length of a feature vector
+    k  support images (shots)   v    views of one image
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Images with what is known about them.
+
+    Attributes:
+        image: RGB in [0, 1]; the backbone normalises, so that data never depends on a model.
+        mask: True where a pixel is anomalous; all False for normal images and where no ground truth exists.
+        label: True for an anomalous image.
+        path: the file of every image; its parent folder names the defect in the test split.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    mask: Bool[Tensor, "b h w"]
+    label: Bool[Tensor, " b"]
+    path: list[str]
+
+
+class Prediction(NamedTuple):
+    """Scores of a batch of images: higher is more anomalous, unbounded, without a unit.
+
+    Attributes:
+        anomaly_map: one score per pixel of the input image.
+        image_score: one score per image.
+    """
+
+    anomaly_map: Float[Tensor, "b h w"]
+    image_score: Float[Tensor, " b"]
