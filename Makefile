@@ -1,0 +1,70 @@
+# The only door to the project. `make` prints the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+# `make bench` options; DATASET defaults to MVTec AD where it is at hand, else to the embedded ELPV
+METHOD ?=
+SHOTS ?= 8
+SEEDS ?= 0 1 2
+CATEGORY ?= all
+RESULTS ?= results
+BENCH = $(BIN)/python -m anomaly_zoo.bench --method "$(METHOD)" --shots $(SHOTS) --seeds $(SEEDS) --category $(CATEGORY) \
+	--results $(RESULTS) $(if $(DATASET),--dataset $(DATASET)) $(if $(ROOT),--root $(ROOT)) \
+	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup format lint type test test-slow check bench compare docs bench-peers lock clean
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  make bench METHOD=coft SHOTS=8 [DATASET= ROOT= CATEGORY= SEEDS= BACKBONE= WEIGHTS= RESULTS= FORCE=1]"
+
+setup: $(STAMP) ## build .venv (the other targets do it themselves)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,embedded]"
+	@touch $@
+
+format: $(STAMP) ## format the code and sort the imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+
+lint: $(STAMP) ## check the format, the style and who imports whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+type: $(STAMP) ## mypy, strict, on src and tests
+	$(BIN)/mypy
+
+test: $(STAMP) ## the fast tests
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(STAMP) ## the tests that train on real images or start processes
+	$(BIN)/pytest -m slow
+
+check: lint type test test-slow docs ## everything that CI checks
+
+bench: $(STAMP) ## run one method on a dataset: make bench METHOD=coft SHOTS=8
+	@$(BENCH)
+
+compare: $(STAMP) ## the table of all results
+	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)
+
+docs: $(STAMP) ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+lock: ## write constraints.txt from a new environment with the newest versions
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --editable ".[dev,docs,embedded]"
+	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --exclude-editable | sed 's/$$/ ; python_version >= "3.11"/'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/lock
+
+clean: ## remove what the tools made, but neither results nor datasets
+	rm -rf .venv .venv-peers build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

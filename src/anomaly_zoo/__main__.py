@@ -1,0 +1,25 @@
+"""`python -m anomaly_zoo fit|test|predict`: Lightning's command line for one method on one category."""
+
+import sys
+
+
+def main() -> int:
+    """Runs the command line. Returns 2, after one clear line, where the request cannot be met."""
+    if sys.argv[1:] == ["--version"]:
+        from anomaly_zoo import __version__
+
+        sys.stdout.write(f"anomaly_zoo {__version__}\n")
+        return 0
+
+    from anomaly_zoo.command_line import CommandLine
+
+    try:
+        CommandLine()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What `python -m anomaly_zoo` adds to Lightning's command line: tracking, the adapted module, a table of scores."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import yaml
+
+from anomaly_zoo.config import AnomalyCLI
+from anomaly_zoo.run import describe, tracker
+
+CHECKPOINT = "adapted.ckpt"
+PREDICTIONS = "predictions.csv"
+
+
+class CommandLine(AnomalyCLI):
+    """`fit` writes `adapted.ckpt`, `predict` writes `predictions.csv`, both into `trainer.default_root_dir`."""
+
+    def before_fit(self) -> None:
+        """Tracks the run with W&B (offline; `WANDB=0` switches it off) unless a logger is configured."""
+        if not self.trainer.loggers:
+            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
+            config["data"]["dataset"] = self.datamodule.dataset
+            self.trainer.logger = tracker(self._folder, config, describe(config, type(self.model).__name__))
+
+    def after_fit(self) -> None:
+        """Saves the adapted module."""
+        path = self._folder / CHECKPOINT
+        self.trainer.save_checkpoint(path, weights_only=True)
+        self._say(f"Adapted. Test it: the same options with `test --ckpt_path {path}`")
+
+    def after_test(self) -> None:
+        """Says what could not be measured."""
+        for metric, reason in self.evaluation.undefined.items():
+            self._say(f"{metric} is undefined: {reason}")
+
+    def predict(self, model: L.LightningModule, **kwargs: Any) -> None:
+        """Writes the score of every test image."""
+        predictions = self.trainer.predict(model, **kwargs)
+        assert predictions is not None
+        scores = [score for prediction in predictions for score in prediction.image_score.tolist()]  # type: ignore[union-attr]
+        paths = [path for batch in self.datamodule.predict_dataloader() for path in batch.path]
+        path = self._folder / PREDICTIONS
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "image_score"), *zip(paths, scores, strict=True)])
+        self._say(f"Scores of {len(scores)} images: {path}")
+
+    @property
+    def _folder(self) -> Path:
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _say(self, text: str) -> None:
+        if self.trainer.is_global_zero:
+            from rich import print as say
+
+            say(text)

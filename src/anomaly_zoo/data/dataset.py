@@ -1,0 +1,82 @@
+"""The test split of a category in the MVTec layout: images, defects and ground-truth masks."""
+
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from anomaly_zoo.data.images import image_files, read_image, read_mask
+from anomaly_zoo.data.items import Item
+from anomaly_zoo.data.support import category_folder
+from anomaly_zoo.data.transforms import resize, resize_mask
+
+
+class MVTecDataset(Dataset[Item]):
+    """The test split of a category, sorted by defect and file name.
+
+    Args:
+        root: the dataset in the MVTec layout.
+        category: the category's folder name.
+        image_size: side in pixels to which images and masks are resized.
+
+    Attributes:
+        paths: every test image.
+        labels: True for every anomalous one.
+        defects: sorted names of the anomalous test folders that hold images.
+        has_masks: whether the category has ground-truth masks.
+        mask_paths: the mask of every image; None for normal ones and where there is no ground truth.
+
+    Raises:
+        FileNotFoundError: the dataset or the category is missing.
+        ValueError: the category has ground truth, but not for every anomalous image.
+    """
+
+    def __init__(self, root: Path, category: str, image_size: int) -> None:
+        folder = category_folder(root, category)
+        self.image_size = image_size
+        by_defect = {path.name: image_files(path) for path in _folders(folder / "test")}
+        self.paths = [path for paths in by_defect.values() for path in paths]
+        self.labels = [path.parent.name != "good" for path in self.paths]
+        self.defects = [name for name, paths in by_defect.items() if paths and name != "good"]
+        truth = folder / "ground_truth"
+        # Any mask anywhere makes the category one with ground truth, so that a misnamed folder is an error, not a gap
+        self.has_masks = bool(self.defects) and any(image_files(path) for path in _folders(truth))
+        masks = {defect: {path.stem: path for path in image_files(truth / defect)} for defect in self.defects}
+        self.mask_paths = [
+            _find_mask(path, truth, masks) if label and self.has_masks else None
+            for path, label in zip(self.paths, self.labels, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        path, mask_path = self.paths[index], self.mask_paths[index]
+        image = read_image(path)
+        mask = np.zeros((self.image_size, self.image_size), dtype=bool)
+        if mask_path is not None:
+            truth = read_mask(mask_path)
+            if truth.shape != image.shape[:2]:
+                raise ValueError(
+                    f"the mask {mask_path} has {truth.shape[1]}x{truth.shape[0]} pixels, but its image {path} has "
+                    f"{image.shape[1]}x{image.shape[0]}: save the mask in the size of the image"
+                )
+            mask = resize_mask(truth, self.image_size)
+        return Item(resize(image, self.image_size)[None], mask[None], self.labels[index], str(path))
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted((p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+
+
+def _find_mask(image_path: Path, truth: Path, masks: dict[str, dict[str, Path]]) -> Path:
+    defect, stem = image_path.parent.name, image_path.stem
+    mask = masks[defect].get(f"{stem}_mask", masks[defect].get(stem))
+    if mask is None:
+        raise ValueError(
+            f"{image_path} has no mask, though {truth} holds masks: add {truth / defect / f'{stem}_mask.png'} "
+            "(or move the ground_truth folder away to score images only)"
+        )
+    return mask

@@ -1,0 +1,119 @@
+"""Image files of every common kind into uint8 RGB, and mask files into booleans.
+
+OpenCV decodes (fast, and the only one of the two that keeps 16-bit colour). Pillow takes over where OpenCV is wrong:
+JPEG (older OpenCV returns half a picture of a truncated file, and shifts the colours of CMYK) and TIFF with an alpha
+channel (OpenCV multiplies the colours by it).
+"""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""File name endings, in lower case, that count as images; other files are passed over."""
+
+_JPEG_MAGIC = b"\xff\xd8"
+_TIFF_MAGICS = (b"II*\x00", b"MM\x00*")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Lists the images directly in a folder, sorted by name (by code point, so the same on every platform).
+
+    Hidden files (macOS leaves `._000.png` beside `000.png`) and files with another suffix are passed over.
+
+    Args:
+        folder: any path; one that is not a folder holds no images.
+
+    Returns:
+        The paths, empty if there are none.
+    """
+    if not folder.is_dir():
+        return []
+    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted((p for p in files if p.is_file()), key=lambda p: p.name)
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image of any kind as 8-bit RGB.
+
+    Grey is repeated over the three channels, alpha is dropped, palettes are looked up, 16 bit is scaled by its full
+    range (65535 becomes 255, whatever the image's own maximum), EXIF rotation is applied to JPEG, PNG and WebP.
+
+    Args:
+        path: a file with one of `IMAGE_SUFFIXES`; the content decides how it is decoded.
+
+    Returns:
+        The pixels in [0, 255].
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, damaged, not an image, or its pixels are neither 8 nor 16 bit.
+    """
+    pixels = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{path} has {pixels.dtype} pixels: save it with 8 or 16 unsigned bits per channel")
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    return np.ascontiguousarray(pixels)
+
+
+def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
+    """Reads a ground-truth mask: True where any colour channel is above 0 (alpha does not count).
+
+    Args:
+        path: a mask file, stored as 0/1, 0/255, 16 bit, palette or colour.
+
+    Returns:
+        True for anomalous pixels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, damaged or not an image.
+    """
+    pixels = _decode(path, cv2.IMREAD_UNCHANGED)  # most masks are grey, and reading them as colour takes twice as long
+    anomalous = np.asarray(pixels > 0)
+    return anomalous if anomalous.ndim == 2 else np.asarray(anomalous.any(axis=2))
+
+
+def _decode(path: Path, flags: int) -> np.ndarray:
+    """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
+    data = path.read_bytes()
+    try:
+        pixels = _decode_pillow(data) if data.startswith(_JPEG_MAGIC) else _decode_opencv(data, flags)
+    except (OSError, SyntaxError, cv2.error):  # Pillow raises SyntaxError for some broken headers
+        pixels = None
+    if pixels is None:
+        found = f"{len(data)} bytes" if data else "an empty file"
+        raise ValueError(f"cannot read {path} as an image ({found}): it is damaged or cut off; replace or remove it")
+    return pixels
+
+
+def _decode_opencv(data: bytes, flags: int) -> np.ndarray | None:
+    # For TIFF, IMREAD_COLOR multiplies the colours by the alpha, and refuses float pixels without giving a reason
+    flags = cv2.IMREAD_UNCHANGED if data.startswith(_TIFF_MAGICS) else flags
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None or pixels.ndim == 2:
+        return pixels
+    if pixels.shape[2] == 2:  # grey and alpha
+        return pixels[..., 0]
+    if data.startswith(_TIFF_MAGICS) and pixels.shape[2] == 4 and pixels.dtype == np.uint8:
+        return _decode_pillow(data)
+    # cvtColor is five times as fast as slicing, but knows fewer pixel types
+    is_common = pixels.dtype in (np.uint8, np.uint16) and pixels.shape[2] == 3
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if is_common else pixels[..., 2::-1]
+
+
+def _decode_pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _unreadable(path: Path, data: bytes) -> str:
+    found = f"{len(data)} bytes" if data else "an empty file"
+    return f"cannot read {path} as an image ({found}): the file is damaged or cut off; replace it or remove it"

@@ -1,0 +1,188 @@
+"""One category in the MVTec layout as a `LightningDataModule`: a few normal images, and the test split to score.
+
+    <root>/<category>/train/good/*.png              normal training images; the support is drawn from them
+    <root>/<category>/test/<good or defect>/*.png   test images
+    <root>/<category>/ground_truth/<defect>/*.png   masks, named like their image with or without `_mask`; optional
+
+Image files may end in .png, .jpg, .jpeg, .bmp, .tif, .tiff or .webp.
+"""
+
+from pathlib import Path
+
+import cv2
+import lightning.pytorch as L
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from anomaly_zoo.data.dataset import MVTecDataset
+from anomaly_zoo.data.draws import SupportDraws, derive_seed
+from anomaly_zoo.data.images import read_image
+from anomaly_zoo.data.items import Item, collate, normal_item
+from anomaly_zoo.data.support import support_paths, support_sha256
+from anomaly_zoo.data.transforms import resize, support_view
+from anomaly_zoo.types import Batch
+
+__all__ = ["TRAIN_BATCHES", "MVTecDataModule", "MVTecDataset", "support_paths", "support_sha256"]
+
+TRAIN_BATCHES = 1000
+"""Training batches of one epoch, in each process. The budget is counted in steps, so an epoch has no meaning."""
+
+
+class MVTecDataModule(L.LightningDataModule):
+    """Support, training draws and test split of one category. Every image is resized to a square, none is cropped.
+
+    Args:
+        root: the dataset in the MVTec layout.
+        category: the category's folder name.
+        dataset: the dataset's name, which enters the draw of the support; by default the folder name of `root`.
+        shots: number of support images.
+        seed: of the support's draw and of every augmentation, at least 0.
+        image_size: side in pixels.
+        batch_size: support images per training batch; a batch holds `batch_size * views` images.
+        views: augmented views of each image in a training batch.
+        test_batch_size: images per test batch.
+        num_workers: processes that read and augment images; what they yield does not depend on their number.
+
+    Attributes:
+        support_files: the support in its order; empty before `setup`.
+        defects: sorted names of the anomalous test folders; empty before `setup`.
+        has_masks: whether the category has ground-truth masks; False before `setup`.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        category: str,
+        dataset: str | None = None,
+        shots: int = 8,
+        seed: int = 0,
+        image_size: int = 256,
+        batch_size: int = 4,
+        views: int = 2,
+        test_batch_size: int = 8,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root).expanduser()
+        self.category = category
+        self.dataset = dataset or (self.root.resolve() if self.root.name in ("", "..") else self.root).name
+        self.shots = shots
+        self.seed = seed
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.views = views
+        self.test_batch_size = test_batch_size
+        self.num_workers = num_workers
+        self.support_files: list[Path] = []
+        self.defects: list[str] = []
+        self.has_masks = False
+        self._test_set: MVTecDataset | None = None
+        self._support_images: list[UInt8[np.ndarray, "s s 3"]] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draws the support, and checks all that can be checked without decoding images. Doing it again is free.
+
+        Args:
+            stage: "fit" and None may do without test images; "test" and "predict" may not.
+
+        Raises:
+            FileNotFoundError: a folder, or all the images in it, are missing.
+            ValueError: an argument is out of range, or only some of the anomalous images have a mask.
+        """
+        if self._test_set is None:
+            smallest = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1, "num_workers": 0}
+            for name, least in smallest.items():
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
+            self.support_files = support_paths(self.root, self.dataset, self.category, self.shots, self.seed)
+            test_set = MVTecDataset(self.root, self.category, self.image_size)
+            self.defects, self.has_masks, self._test_set = test_set.defects, test_set.has_masks, test_set
+        if stage in ("test", "predict"):
+            self._test_images()
+
+    def support(self, views: int = 1) -> Batch:
+        """Returns the whole support, image-major: the views of the first image, then those of the second ...
+
+        Args:
+            views: views per image. The first is the image as it is (resized), the others are augmented, always in the
+                same way.
+
+        Returns:
+            `shots * views` normal images.
+
+        Raises:
+            FileNotFoundError: see `setup`, which is called if it has not been.
+            ValueError: `views` is below 1, a support image cannot be read, or see `setup`.
+        """
+        if views < 1:
+            raise ValueError(f"views is {views}: choose 1 or more")
+        items = [
+            normal_item([support_view(image, v, derive_seed(self.seed, 0, index, v)) for v in range(views)], path)
+            for index, (image, path) in enumerate(zip(*self._support(), strict=True))
+        ]
+        return collate(items)
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Returns `TRAIN_BATCHES` batches of `batch_size` support images times `views` augmented views, image-major.
+
+        Lightning deals the draws out to the processes of a distributed run. After `TRAIN_BATCHES` steps they repeat.
+        """
+        num_processes = self.trainer.world_size if self.trainer is not None else 1
+        images, paths = self._support()
+        draws = SupportDraws(images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes)
+        return self._loader(draws, self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Returns the test split, sorted by defect and file name, every image once over all processes."""
+        test_set = self._test_images()
+        sampler = None
+        if self.trainer is not None and self.trainer.world_size > 1:
+            # Lightning's own choice evens out the processes by repeating images, which falsifies the metrics
+            sampler = UnrepeatedDistributedSampler(
+                test_set, num_replicas=self.trainer.world_size, rank=self.trainer.global_rank, shuffle=False
+            )
+        return self._loader(test_set, self.test_batch_size, sampler)
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """Returns the same batches as `test_dataloader`."""
+        return self.test_dataloader()
+
+    def _support(self) -> tuple[list[UInt8[np.ndarray, "s s 3"]], list[str]]:
+        """The resized support images, read once, and their files."""
+        self.setup()
+        if not self._support_images:
+            self._support_images = [resize(read_image(path), self.image_size) for path in self.support_files]
+        return self._support_images, [str(path) for path in self.support_files]
+
+    def _test_images(self) -> MVTecDataset:
+        if self._test_set is None:
+            self.setup()
+        assert self._test_set is not None
+        if not self._test_set.paths:
+            folder = self.root / self.category / "test"
+            raise FileNotFoundError(
+                f"{folder} holds no test images: put them into {folder / 'good'} and {folder / '<defect>'}"
+            )
+        return self._test_set
+
+    def _loader(self, dataset: Dataset[Item], batch_size: int, sampler: Sampler[int] | None = None) -> DataLoader[Item]:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,  # by keyword, since Lightning builds the loader anew for predicting
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            worker_init_fn=_one_thread,
+            pin_memory=on_cuda,
+        )
+
+
+def _one_thread(worker_id: int) -> None:
+    """Keeps a worker to one thread: many workers with a thread per core each get in each other's way."""
+    del worker_id
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,107 @@
+"""Which normal images a run may see: one seeded permutation per (dataset, category, seed), and its first k files."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_zoo.data.images import image_files
+
+
+def seeded_permutation(count: int, *key: str | int) -> list[int]:
+    """Permutes 0 .. count - 1, the same way on every platform and with every version of NumPy.
+
+    Args:
+        count: how many numbers to permute, at least 0.
+        key: what the permutation depends on; it is hashed, so near keys give unrelated permutations.
+
+    Returns:
+        Every number below `count` once.
+
+    >>> seeded_permutation(6, "elpv", "mono", 0)
+    [1, 3, 0, 2, 5, 4]
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).digest()
+    # NumPy promises a fixed stream for its bit generators, but not for Generator.permutation (NEP 19)
+    numbers = np.random.PCG64(int.from_bytes(digest, "big")).random_raw(count)
+    return [int(index) for index in np.argsort(numbers, kind="stable")]
+
+
+def category_folder(root: Path, category: str) -> Path:
+    """Finds the folder of a category in a dataset in the MVTec layout.
+
+    Args:
+        root: the dataset, which holds one folder per category.
+        category: the folder's exact name.
+
+    Returns:
+        `root / category`.
+
+    Raises:
+        FileNotFoundError: the dataset or the category is not there; names the categories that are.
+    """
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"the dataset folder {root} {found}: pass a folder in the MVTec layout, <root>/<category>/train/good/*.png"
+        )
+    categories = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if category in categories:
+        return root / category
+    if (root / "train").is_dir():
+        hint = f"{root} is itself a category: pass its parent as root and {root.resolve().name!r} as category"
+    elif categories:
+        hint = f"choose one of {', '.join(categories)}"
+    else:
+        hint = "the folder holds no category at all; is the dataset unpacked?"
+    raise FileNotFoundError(f"no category {category!r} in {root}: {hint}")
+
+
+def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int) -> list[Path]:
+    """Draws the support: the first `shots` files of one seeded permutation of the normal training images.
+
+    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files.
+
+    Args:
+        root: the dataset in the MVTec layout.
+        dataset: its name; only enters the seed, so that a moved or renamed folder keeps its draw.
+        category: the category's folder name.
+        shots: number of support images, from 1 to the number of normal training images.
+        seed: of the draw, at least 0.
+
+    Returns:
+        Paths in the order of the permutation.
+
+    Raises:
+        FileNotFoundError: dataset, category or normal training images are missing.
+        ValueError: `shots` is out of range, or `seed` is negative.
+    """
+    folder = category_folder(root, category) / "train" / "good"
+    files = image_files(folder)
+    if not files:
+        found = "holds no images" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{folder} {found}: put the normal training images there (png, jpg, bmp, tif or webp)")
+    if not 1 <= shots <= len(files):
+        raise ValueError(
+            f"shots is {shots}, but {folder} holds {len(files)} normal images: choose shots from 1 to {len(files)}"
+        )
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: choose 0 or more")
+    return [files[index] for index in seeded_permutation(len(files), dataset, category, seed)[:shots]]
+
+
+def support_sha256(paths: list[Path], root: Path) -> str:
+    """Names a support by one hash, so that two results can be checked to come from the same files.
+
+    Args:
+        paths: the support in its order, inside `root`.
+        root: the dataset; the hash does not depend on where it lies.
+
+    Returns:
+        SHA-256, in hexadecimal, of the paths relative to `root` with forward slashes, joined by newlines.
+
+    >>> support_sha256([Path("data/screw/train/good/001.png")], Path("data"))[:12]
+    'e615f8654625'
+    """
+    return hashlib.sha256("\n".join(path.relative_to(root).as_posix() for path in paths).encode()).hexdigest()

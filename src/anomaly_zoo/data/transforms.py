@@ -1,0 +1,135 @@
+"""Resizing and augmentation of uint8 RGB images; the only file that imports albumentations.
+
+Every function depends on its arguments alone, so what a run sees does not depend on the number of workers.
+"""
+
+import functools
+import os
+import random
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+_PHOTOMETRIC = {"brightness": (0.9, 1.1), "contrast": (0.9, 1.1), "saturation": (0.9, 1.1), "hue": (-0.02, 0.02)}
+
+
+def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Resizes to a square without keeping the aspect ratio: area average where it shrinks, linear where it grows.
+
+    Args:
+        image: pixels in [0, 255].
+        size: side of the result in pixels.
+
+    Returns:
+        The resized pixels.
+    """
+    height, width = image.shape[:2]
+    # OpenCV's area average falls back to something else as soon as one side grows, so the sides that shrink go first
+    for shape, method in (((min(height, size), min(width, size)), cv2.INTER_AREA), ((size, size), cv2.INTER_LINEAR)):
+        if image.shape[:2] != shape:
+            image = cv2.resize(image, shape[::-1], interpolation=method)
+    return image
+
+
+def resize_mask(mask: Bool[np.ndarray, "h w"], size: int) -> Bool[np.ndarray, "{size} {size}"]:
+    """Resizes to a square by the nearest pixel (measured from pixel centre to pixel centre, as `resize` does).
+
+    Args:
+        mask: True for anomalous pixels.
+        size: side of the result in pixels.
+
+    Returns:
+        The resized mask.
+    """
+    resized = cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized > 0)
+
+
+def dihedral(image: UInt8[np.ndarray, "s s 3"], element: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Applies one of the eight symmetries of the square, exactly (no pixel is interpolated).
+
+    Args:
+        image: a square image.
+        element: 0 identity, 1 to 3 rotations by 90, 180, 270 degrees anticlockwise, 4 to 7 the same after mirroring
+            left to right.
+
+    Returns:
+        The rearranged pixels.
+    """
+    mirrored = np.fliplr(image) if element >= 4 else image
+    return np.ascontiguousarray(np.rot90(mirrored, element % 4))
+
+
+def support_view(image: UInt8[np.ndarray, "s s 3"], view: int, seed: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Makes one view of a support image: symmetry number `view`, with mild changes of brightness and colour.
+
+    Args:
+        image: a square support image.
+        view: 0 for the untouched image; view v takes symmetry v mod 8 (see `dihedral`).
+        seed: of the brightness and colour changes, at least 0.
+
+    Returns:
+        The view.
+    """
+    if view == 0:
+        return image
+    return _apply(_support_pipeline(), dihedral(image, view % 8), seed)
+
+
+def training_view(image: UInt8[np.ndarray, "s s 3"], seed: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Makes one random view for training: symmetry, slight zoom, shift and turn, colour, now and then blur and noise.
+
+    Args:
+        image: a square support image.
+        seed: decides everything random, at least 0.
+
+    Returns:
+        The view.
+    """
+    return _apply(_training_pipeline(), image, seed)
+
+
+def _apply(pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
+    # set_random_seed would give every transform the same stream: blur would come exactly when noise comes, and so on
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311 - not for cryptography
+    return np.ascontiguousarray(pipeline(image=image)["image"])
+
+
+@functools.cache
+def _support_pipeline() -> Any:
+    A = _albumentations()  # noqa: N806
+    return A.Compose([A.ColorJitter(**_PHOTOMETRIC, p=1.0)])
+
+
+@functools.cache
+def _training_pipeline() -> Any:
+    A = _albumentations()  # noqa: N806
+    return A.Compose(
+        [
+            A.D4(p=1.0),
+            A.Affine(
+                scale=(1.0, 1.25),  # shows a crop of 0.8 to 1 of the side
+                translate_percent=(-0.05, 0.05),
+                rotate=(-5.0, 5.0),
+                keep_ratio=True,
+                border_mode=cv2.BORDER_REFLECT_101,
+                p=1.0,
+            ),
+            A.ColorJitter(**_PHOTOMETRIC, p=0.8),
+            A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.0), p=0.2),
+            A.GaussNoise(std_range=(0.005, 0.02), per_channel=False, p=0.2),  # grey images stay grey
+        ]
+    )
+
+
+@functools.cache
+def _albumentations() -> ModuleType:
+    # Late, because it takes 0.7 s that testing can do without; without the variable it asks the network for news
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations  # type: ignore[import-untyped]
+
+    module: ModuleType = albumentations
+    return module

@@ -1,0 +1,140 @@
+"""The one sort that every metric of this package is computed from.
+
+Two facts carry all of it. A ranking metric only needs to know, for every *anomalous* score, how many normal scores
+are higher and how many are not lower; and these two counts bound a tie exactly, so nothing is binned or thresholded.
+With N normal and A anomalous scores the cost is the sort of the normal ones in their own precision, plus
+A lookups; memory is one copy of the scores plus some 60 bytes per anomalous score.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Where the anomalous scores, in ascending order, stand among all scores.
+
+    Attributes:
+        num_normal: number of normal scores.
+        order: positions that sort the anomalous scores; applies to whatever runs parallel to them.
+        higher: normal scores above each anomalous score: false positives just before the threshold reaches it.
+        not_lower: normal scores at or above it: false positives when it is the threshold.
+        detected: anomalous scores at or above it, itself included: true positives when it is the threshold.
+    """
+
+    num_normal: int
+    order: Int64[np.ndarray, " a"]
+    higher: Int64[np.ndarray, " a"]
+    not_lower: Int64[np.ndarray, " a"]
+    detected: Int64[np.ndarray, " a"]
+
+    @classmethod
+    def of(cls, scores: Sequence[Float[np.ndarray, "..."]], labels: Sequence[Bool[np.ndarray, "..."]]) -> "Counts":
+        """Counts over all arrays of ``scores`` together; each has its array in ``labels``, True where anomalous.
+
+        Raises:
+            ValueError: If there is no normal or no anomalous score, or a score is NaN or infinite.
+        """
+        normal, anomalous = _select(scores, labels, anomalous=False), _select(scores, labels, anomalous=True)
+        if not normal.size or not anomalous.size:
+            raise ValueError(
+                "needs at least one normal and one anomalous score, "
+                f"got {normal.size} normal and {anomalous.size} anomalous"
+            )
+        normal.sort()
+        order = np.argsort(anomalous)
+        anomalous = anomalous[order]
+        for value in (normal[0], normal[-1], anomalous[0], anomalous[-1]):  # NaN sorts last
+            if not np.isfinite(value):
+                raise ValueError(f"scores must be finite, got {value}")
+        return cls(
+            num_normal=normal.size,
+            order=order,
+            higher=normal.size - np.searchsorted(normal, anomalous, side="right"),
+            not_lower=normal.size - np.searchsorted(normal, anomalous, side="left"),
+            detected=anomalous.size - np.searchsorted(anomalous, anomalous, side="left"),
+        )
+
+    def auroc(self) -> float:
+        """Area under the receiver operating characteristic curve."""
+        lost_half_pairs = int(self.higher.sum()) + int(self.not_lower.sum())
+        return 1 - lost_half_pairs / (2 * self.num_normal * self.higher.size)
+
+    def average_precision(self) -> float:
+        """Mean over the anomalous scores of the precision with that score as the threshold."""
+        return float(np.mean(self.detected / (self.detected + self.not_lower)))
+
+    def f1_max(self) -> float:
+        """Highest F1 over all thresholds; one of the anomalous scores always attains it."""
+        return float(np.max(2 * self.detected / (self.detected + self.not_lower + self.detected.size)))
+
+    def aupro(self, weight: Float[np.ndarray, " a"], fpr_limit: float) -> float:
+        """Area under the per-region overlap curve up to ``fpr_limit``, divided by ``fpr_limit``.
+
+        An anomalous score adds its weight to the overlap while the false positives grow from ``higher`` to
+        ``not_lower``, linearly. Left of the limit this piece of the curve and what follows has the area
+        ``limit - (higher + not_lower) / 2``, or that of a triangle if the limit cuts the piece.
+        """
+        limit = fpr_limit * self.num_normal
+        first = np.count_nonzero(self.higher >= limit)
+        higher, not_lower = self.higher[first:], self.not_lower[first:]
+        area = limit - (higher + not_lower) / 2
+        cut = not_lower > limit
+        area[cut] = (limit - higher[cut]) ** 2 / (2 * (not_lower[cut] - higher[cut]))
+        return min(
+            1.0, float(np.dot(weight[self.order[first:]], area) / (limit * weight.sum()))
+        )  # 1 + 2e-16 if rounded
+
+
+def _select(
+    scores: Sequence[Float[np.ndarray, "..."]], labels: Sequence[Bool[np.ndarray, "..."]], anomalous: bool
+) -> Float[np.ndarray, " n"]:
+    """Copy of the anomalous or of the normal scores, filled array by array so that nothing is held twice."""
+    selected = np.empty(
+        sum(int(np.count_nonzero(label == anomalous)) for label in labels),
+        dtype=np.result_type(np.float32, *{score.dtype for score in scores}),
+    )
+    end = 0
+    for score, label in zip(scores, labels, strict=True):
+        part = score[label == anomalous]
+        selected[end : end + part.size] = part
+        end += part.size
+    return selected
+
+
+def to_array(tensor: Shaped[Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+    """NumPy view of a tensor; a copy only if it lies on a device or is a float narrower than 32 bits."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
+
+
+def to_arrays(state: Tensor | list[Tensor]) -> list[Shaped[np.ndarray, "..."]]:
+    """NumPy views of the batches in a list state, which torchmetrics turns into one tensor when it synchronises."""
+    return [to_array(tensor) for tensor in (state if isinstance(state, list) else [state])]
+
+
+def to_scalar(value: float) -> Float64[Tensor, ""]:
+    """Zero-dimensional float64 tensor; on the CPU, where it was computed (some devices have no float64)."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def check_pair(score: Tensor, label: Tensor, num_dims: int) -> None:
+    """Check that ``score`` and ``label`` are a float and a bool tensor of one shape with ``num_dims`` dimensions.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if score.shape != label.shape or score.ndim != num_dims:
+        raise ValueError(
+            f"scores and labels must have one shape of {num_dims} dimension(s), "
+            f"got {tuple(score.shape)} and {tuple(label.shape)}"
+        )
+    if not score.is_floating_point():
+        raise ValueError(f"scores must be floating point, got {score.dtype}")
+    if label.dtype != torch.bool:
+        raise ValueError(f"labels must be bool, got {label.dtype}")

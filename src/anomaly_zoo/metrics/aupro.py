@@ -1,0 +1,137 @@
+"""AUPRO: the area under the per-region overlap curve, exactly.
+
+Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, sec. 5. A threshold t turns the anomaly maps
+of a test split into two numbers: the share of all normal pixels with a score of at least t (false-positive rate), and
+the share of a ground-truth region with such scores, averaged over all regions (per-region overlap). AUPRO is the area
+under the overlap as a function of the false-positive rate from 0 to a limit L, divided by L. Regions are the
+8-connected components of every image's mask; each weighs the same, however many pixels it has.
+
+What is exact here: the curve is not sampled at some thresholds. Its overlap is a weighted sum over anomalous pixels,
+each with the weight ``1 / (pixels of its region * regions)``, so the area is a weighted, truncated Mann-Whitney
+statistic: the pixel contributes the part of [0, L] that lies beyond its own false-positive rate. With the normal
+pixels sorted once, that takes one lookup per anomalous pixel. A tie between normal and anomalous pixels is a straight
+piece of the curve, and the curve is interpolated linearly at L.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+from torchmetrics import Metric
+
+from anomaly_zoo.metrics._counts import Counts, check_pair, to_array, to_arrays, to_scalar
+
+
+def aupro(
+    anomaly_map: Float[Tensor, "n h w"], mask: Bool[Tensor, "n h w"], fpr_limit: float = 0.3
+) -> Float64[Tensor, ""]:
+    """Area under the per-region overlap curve up to a false-positive rate of ``fpr_limit``, divided by ``fpr_limit``.
+
+    ``integral_0^L mean_regions(overlap(fpr)) dfpr / L``, where the false-positive rate is over all normal pixels of
+    all n images together: pass a whole test split, normal images included.
+
+    Args:
+        anomaly_map: one score per pixel; higher is more anomalous; finite, without any further range.
+        mask: True where a pixel is anomalous.
+        fpr_limit: upper end L of the integral, in (0, 1].
+
+    Returns:
+        A scalar in [0, 1], on the CPU; ``fpr_limit / 2`` is chance.
+
+    Raises:
+        ValueError: If shapes, types or the limit do not fit, a score is not finite, or no pixel is normal or none
+            anomalous.
+
+    Example:
+        Two regions at a limit of 1: both pixels of the first lie above all six normal pixels; the second's only
+        pixel lies above half of them.
+
+        >>> import torch
+        >>> anomaly_map = torch.tensor([[[9.0, 9.0, 1.0], [1.0, 1.0, 3.0], [3.0, 3.0, 2.0]]])
+        >>> mask = torch.tensor([[[True, True, False], [False, False, False], [False, False, True]]])
+        >>> aupro(anomaly_map, mask, fpr_limit=1.0)
+        tensor(0.7500, dtype=torch.float64)
+    """
+    check_pair(anomaly_map, mask, num_dims=3)
+    check_fpr_limit(fpr_limit)
+    return to_scalar(_aupro(list(to_array(anomaly_map)), list(to_array(mask)), fpr_limit))
+
+
+class AUPRO(Metric):
+    """Area under the per-region overlap curve over all images seen; see `aupro`.
+
+    Args:
+        fpr_limit: upper end of the integral over the false-positive rate, in (0, 1].
+        kwargs: passed on to `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If ``fpr_limit`` is out of range.
+
+    Example:
+        >>> import torch
+        >>> metric = AUPRO(fpr_limit=1.0)
+        >>> metric.update(torch.tensor([[[9.0, 9.0, 1.0]]]), torch.tensor([[[True, True, False]]]))
+        >>> metric.update(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([[[False, True, False]]]))
+        >>> metric.compute()
+        tensor(0.8333, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    anomaly_map: list[Tensor]
+    mask: list[Tensor]
+
+    def __init__(self, fpr_limit: float = 0.3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_fpr_limit(fpr_limit)
+        self.fpr_limit = fpr_limit
+        self.add_state("anomaly_map", default=[], dist_reduce_fx="cat")
+        self.add_state("mask", default=[], dist_reduce_fx="cat")
+
+    def update(self, anomaly_map: Float[Tensor, "b h w"], mask: Bool[Tensor, "b h w"]) -> None:
+        """Add anomaly maps, and masks that are True where a pixel is anomalous."""
+        check_pair(anomaly_map, mask, num_dims=3)
+        self.anomaly_map.append(anomaly_map.detach())
+        self.mask.append(mask)
+
+    def compute(self) -> Float64[Tensor, ""]:
+        """The metric over all images of all processes."""
+        maps = [image for batch in to_arrays(self.anomaly_map) for image in batch]
+        masks = [image for batch in to_arrays(self.mask) for image in batch]
+        return to_scalar(_aupro(maps, masks, self.fpr_limit))
+
+
+def region_weights(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> Float64[np.ndarray, " a"]:
+    """For each anomalous pixel, in reading order, one over the number of pixels of its 8-connected region.
+
+    >>> region_weights([np.array([[True, False, True], [False, True, False]]), np.array([[True, False, True]])])
+    array([0.33333333, 0.33333333, 0.33333333, 1.        , 1.        ])
+    """
+    weights = [np.empty(0)]
+    for mask in masks:
+        if mask.any():
+            _, regions = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+            region = regions[mask]
+            weights.append(1 / np.bincount(region)[region])
+    return np.concatenate(weights)
+
+
+def check_fpr_limit(fpr_limit: float) -> None:
+    """Check the range of ``fpr_limit``.
+
+    Raises:
+        ValueError: If it is not in (0, 1].
+    """
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
+
+
+def _aupro(
+    maps: Sequence[Float[np.ndarray, "_ _"]], masks: Sequence[Bool[np.ndarray, "_ _"]], fpr_limit: float
+) -> float:
+    return Counts.of(maps, masks).aupro(region_weights(masks), fpr_limit)

@@ -1,0 +1,246 @@
+"""All metrics of the protocol at once: for a whole test split, and for each of its defects.
+
+The pixels of a test split are by far the largest input of any metric, so the five pixel metrics share one sort of them.
+A defect's subset is all normal images and the images of that defect. Metrics that are not defined are left out, with
+the reason; they are never reported as 0.
+"""
+
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from anomaly_zoo.metrics._counts import Counts, check_pair, to_array, to_arrays
+from anomaly_zoo.metrics.aupro import region_weights
+
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
+NORMAL = -1
+
+
+class DetectionScores(NamedTuple):
+    """How well anomalies were detected.
+
+    Attributes:
+        metrics: the metrics of the whole test split that are defined, by the names of `IMAGE_METRICS` and
+            `PIXEL_METRICS`; ``aupro`` has the limit 0.3 and ``aupro_005`` the limit 0.05.
+        per_defect: the same, if defined, for every defect seen: over all normal images and the images of that defect.
+        undefined: for every name missing from ``metrics``, why.
+    """
+
+    metrics: dict[str, float]
+    per_defect: dict[str, dict[str, float]]
+    undefined: dict[str, str]
+
+
+def detection_metrics(
+    anomaly_map: Float[Tensor, "n h w"],
+    image_score: Float[Tensor, " n"],
+    mask: Bool[Tensor, "n h w"],
+    label: Bool[Tensor, " n"],
+    defect: Sequence[str],
+) -> DetectionScores:
+    """Every metric of the protocol, for all images and per defect.
+
+    Pixel metrics need ground truth: they are undefined if every anomalous image has an empty mask. If only some have
+    (a small defect can vanish when a mask is resized), all pixels of those images count as normal.
+
+    Args:
+        anomaly_map: one score per pixel; higher is more anomalous; finite, without any further range.
+        image_score: one score per image, likewise.
+        mask: True where a pixel is anomalous; all False for a normal image.
+        label: True for an anomalous image.
+        defect: name of the defect of every image; ignored where the image is normal.
+
+    Returns:
+        The metrics that are defined, and why the others are not.
+
+    Raises:
+        ValueError: If shapes or types do not fit, a normal image has anomalous pixels, or a score that a defined
+            metric needs is not finite.
+
+    Example:
+        >>> import torch
+        >>> anomaly_map = torch.tensor([[[1.0, 2.0]], [[3.0, 9.0]], [[2.0, 5.0]]])
+        >>> mask = torch.tensor([[[False, False]], [[False, True]], [[False, False]]])
+        >>> label = torch.tensor([False, True, True])
+        >>> scores = detection_metrics(anomaly_map, anomaly_map.amax((1, 2)), mask, label, ["", "hole", "scratch"])
+        >>> scores.metrics["image_auroc"], scores.metrics["aupro"]
+        (1.0, 1.0)
+        >>> scores.per_defect["scratch"]
+        {'image_auroc': 1.0, 'image_ap': 1.0, 'image_f1_max': 1.0}
+    """
+    _check(anomaly_map, image_score, mask, label, defect)
+    defects = sorted({name for name, anomalous in zip(defect, label.tolist(), strict=True) if anomalous})
+    images = _Images(
+        anomaly_map=list(to_array(anomaly_map)),
+        image_score=to_array(image_score),
+        mask=list(to_array(mask)),
+        defect=to_array(_positions(label, defect, defects)),
+    )
+    return _evaluate(images, defects)
+
+
+class DetectionMetrics(Metric):
+    """Every metric of the protocol over all images seen, for all images and per defect; see `detection_metrics`.
+
+    Args:
+        defects: names of the defects that may occur. Between processes only tensors travel, so that a name is sent as
+            its position in this list: it must be the same in all of them, and each must get at least one batch.
+        kwargs: passed on to `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If a name occurs twice.
+
+    Example:
+        >>> import torch
+        >>> metric = DetectionMetrics(defects=["hole"])
+        >>> anomaly_map = torch.tensor([[[1.0, 2.0]], [[3.0, 9.0]]])
+        >>> mask = torch.tensor([[[False, False]], [[False, True]]])
+        >>> metric.update(anomaly_map, anomaly_map.amax((1, 2)), mask, torch.tensor([False, True]), ["", "hole"])
+        >>> metric.compute().metrics["pixel_auroc"]
+        1.0
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    anomaly_map: list[Tensor]
+    image_score: list[Tensor]
+    mask: list[Tensor]
+    defect: list[Tensor]
+
+    def __init__(self, defects: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if len(set(defects)) < len(defects):
+            raise ValueError(f"defects must be distinct, got {list(defects)}")
+        self.defects = tuple(defects)
+        for state in ("anomaly_map", "image_score", "mask", "defect"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        anomaly_map: Float[Tensor, "b h w"],
+        image_score: Float[Tensor, " b"],
+        mask: Bool[Tensor, "b h w"],
+        label: Bool[Tensor, " b"],
+        defect: Sequence[str],
+    ) -> None:
+        """Add a batch; the arguments are those of `detection_metrics`.
+
+        Raises:
+            ValueError: If shapes or types do not fit, a normal image has anomalous pixels, or a defect is unknown.
+        """
+        _check(anomaly_map, image_score, mask, label, defect)
+        self.defect.append(_positions(label, defect, self.defects))
+        self.anomaly_map.append(anomaly_map.detach())
+        self.image_score.append(image_score.detach())
+        self.mask.append(mask)
+
+    def compute(self) -> DetectionScores:
+        """The metrics over all images of all processes."""
+        images = _Images(
+            anomaly_map=[image for batch in to_arrays(self.anomaly_map) for image in batch],
+            image_score=to_array(dim_zero_cat(self.image_score)),
+            mask=[image for batch in to_arrays(self.mask) for image in batch],
+            defect=to_array(dim_zero_cat(self.defect)),
+        )
+        return _evaluate(images, self.defects)
+
+
+class _Images(NamedTuple):
+    """A test split as arrays, one or one element per image; no map or mask is copied to get here."""
+
+    anomaly_map: list[Float[np.ndarray, "_ _"]]
+    image_score: Float[np.ndarray, " n"]
+    mask: list[Bool[np.ndarray, "_ _"]]
+    defect: Int64[np.ndarray, " n"]
+
+    def where(self, chosen: Bool[np.ndarray, " n"]) -> "_Images":
+        """The images where ``chosen`` is True."""
+        return _Images(
+            anomaly_map=list(compress(self.anomaly_map, chosen)),
+            image_score=self.image_score[chosen],
+            mask=list(compress(self.mask, chosen)),
+            defect=self.defect[chosen],
+        )
+
+
+def _evaluate(images: _Images, defects: Sequence[str]) -> DetectionScores:
+    metrics, undefined = _all_metrics(images)
+    per_defect = {}
+    for position, name in enumerate(defects):
+        of_defect = images.defect == position
+        if of_defect.any():
+            per_defect[name], _ = _all_metrics(images.where(of_defect | (images.defect == NORMAL)))
+    return DetectionScores(metrics, per_defect, undefined)
+
+
+def _all_metrics(images: _Images) -> tuple[dict[str, float], dict[str, str]]:
+    """The metrics that are defined, and for the others why not."""
+    metrics: dict[str, float] = {}
+    undefined: dict[str, str] = {}
+    for names, values in ((IMAGE_METRICS, _image_metrics(images)), (PIXEL_METRICS, _pixel_metrics(images))):
+        if isinstance(values, str):
+            undefined |= dict.fromkeys(names, values)
+        else:
+            metrics |= zip(names, values, strict=True)
+    return metrics, undefined
+
+
+def _image_metrics(images: _Images) -> tuple[float, ...] | str:
+    """The values of `IMAGE_METRICS`, or why they are undefined."""
+    label = images.defect != NORMAL
+    if not label.any():
+        return "no anomalous image"
+    if label.all():
+        return "no normal image"
+    counts = Counts.of([images.image_score], [label])
+    return counts.auroc(), counts.average_precision(), counts.f1_max()
+
+
+def _pixel_metrics(images: _Images) -> tuple[float, ...] | str:
+    """The values of `PIXEL_METRICS`, or why they are undefined."""
+    if not (images.defect != NORMAL).any():
+        return "no anomalous image"
+    if not any(mask.any() for mask in images.mask):
+        return "no ground-truth masks"
+    if all(mask.all() for mask in images.mask):
+        return "no normal pixel"
+    counts, weight = Counts.of(images.anomaly_map, images.mask), region_weights(images.mask)
+    return (
+        counts.auroc(),
+        counts.average_precision(),
+        counts.f1_max(),
+        counts.aupro(weight, fpr_limit=0.3),
+        counts.aupro(weight, fpr_limit=0.05),
+    )
+
+
+def _positions(label: Tensor, defect: Sequence[str], defects: Sequence[str]) -> Tensor:
+    """Position of each image's defect in ``defects``, `NORMAL` where the label is False."""
+    position: dict[str | None, int] = {None: NORMAL, **{name: i for i, name in enumerate(defects)}}
+    names = [name if anomalous else None for name, anomalous in zip(defect, label.tolist(), strict=True)]
+    for name in names:
+        if name not in position:
+            raise ValueError(f"defect must be one of {list(defects)}, got {name!r}")
+    return torch.tensor([position[name] for name in names], dtype=torch.int64, device=label.device)
+
+
+def _check(anomaly_map: Tensor, image_score: Tensor, mask: Tensor, label: Tensor, defect: Sequence[str]) -> None:
+    check_pair(anomaly_map, mask, num_dims=3)
+    check_pair(image_score, label, num_dims=1)
+    if not len(anomaly_map) == len(image_score) == len(defect):
+        raise ValueError(
+            "needs one map, one score and one defect per image, "
+            f"got {len(anomaly_map)} maps, {len(image_score)} scores and {len(defect)} defects"
+        )
+    if (mask.flatten(1).any(1) & ~label).any():
+        raise ValueError("a normal image must have an all-False mask, got one with anomalous pixels")

@@ -1,0 +1,116 @@
+"""Any timm model as a list of feature maps, and the wrapper that keeps a network frozen."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anomaly_zoo.nn.weights import load_weights
+
+
+class Backbone(nn.Module):
+    """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1].
+
+    The network always runs in evaluation mode: the batch-norm statistics of a few images are useless, so they
+    stay those of the pre-training even while its parameters are fine-tuned.
+
+    Attributes:
+        name: the timm name.
+        stages: the indices of the feature maps, as timm counts them.
+        num_channels: channels of every stage.
+
+    Args:
+        name: a timm model name, for example "tf_efficientnet_lite0", "wide_resnet50_2", "vit_small_patch14_dinov2".
+        stages: indices into timm's feature maps (CNN: stages, ViT: blocks). By default the strides 8 and 16 of
+            a CNN (as PatchCore), or the blocks at one half and five sixths of the depth of a ViT.
+        weights: "auto", "none", or the path of a file: see `load_weights`.
+
+    Raises:
+        ValueError: an unknown name, a stage that the model does not have, or weights that cannot be loaded.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, name: str = "tf_efficientnet_lite0", stages: Sequence[int] | None = None, weights: str = "auto"
+    ) -> None:
+        super().__init__()
+        model = _create(name)
+        reductions = [info["reduction"] for info in model.feature_info]
+        self._is_vit = len(set(reductions)) == 1
+        self._stride = reductions[0] if self._is_vit else 1
+        self.name = name
+        self.stages = _default_stages(reductions) if stages is None else sorted(set(stages))
+        if not self.stages or not 0 <= self.stages[0] <= self.stages[-1] < len(reductions):
+            raise ValueError(f"stages={stages} of {name}: choose among 0 to {len(reductions) - 1}.")
+        self.num_channels = [model.feature_info[stage]["num_chs"] for stage in self.stages]
+
+        missing = load_weights(model, name, weights)
+        model.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
+        lacking = [key for key in missing if key in model.state_dict()]
+        if lacking:
+            raise ValueError(f"weights={weights!r} lacks {lacking[0]!r}, which stages={self.stages} of {name} need.")
+        self.model = model.to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
+        self.eval()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What rebuilds the architecture: the arguments without the weights."""
+        return {"name": self.name, "stages": self.stages}
+
+    def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002 - the signature is torch's
+        """Stays in evaluation mode, whatever the parent does."""
+        return super().train(False)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """The feature maps of the stages, finest first."""
+        if self._is_vit:  # its patches must tile the image
+            size = [max(1, round(side / self._stride)) * self._stride for side in image.shape[-2:]]
+            image = F.interpolate(image, size, mode="bilinear", antialias=True)
+        normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features: list[Tensor] = self.model.forward_intermediates(
+            normalised, indices=self.stages, norm=self._is_vit, stop_early=True, intermediates_only=True
+        )
+        return features
+
+
+class Frozen(nn.Module):
+    """Keeps a network in evaluation mode and without gradients, whatever its parent does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Frozen":  # noqa: ARG002 - the signature is torch's
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any) -> Any:
+        """Calls the network without recording gradients."""
+        return self.module(*args)
+
+
+def _create(name: str) -> Any:
+    if name not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(f"backbone {name!r} is not a timm model." + (f" Did you mean {', '.join(near)}?" if near else ""))
+    try:
+        return timm.create_model(name, pretrained=False, dynamic_img_size=True)
+    except TypeError:  # not a ViT
+        return timm.create_model(name, pretrained=False)
+
+
+def _default_stages(reductions: list[int]) -> list[int]:
+    depth = len(reductions)
+    if len(set(reductions)) == 1:
+        return sorted({depth // 2, depth * 5 // 6})
+    return [stage for stage, reduction in enumerate(reductions) if reduction in (8, 16)]

@@ -1,0 +1,163 @@
+"""Contrastive losses on embeddings and the heads that make the embeddings.
+
+All losses compare directions, <u, v> / (|u| |v|), so the length of an embedding does not matter. An embedding shorter
+than `EPS` counts as shorter than a unit vector, which keeps the gradient of a zero vector finite.
+
+`simsiam_loss`: Chen and He, CVPR 2021, section 3. `infonce_loss`: Chen et al., ICML 2020, section 2.1.
+`cross_instance_loss`, `negative_pair_loss`: COFT-AD (Liao et al., arXiv 2402.18998), whose text we could not read; it names
+the two ideas, the formulas are ours.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+EPS = 1e-6  # representable in float16, unlike torch's 1e-12
+
+
+def simsiam_loss(
+    p1: Float[Tensor, "b d"], p2: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]
+) -> Float[Tensor, ""]:
+    """Every view predicts the other one: -mean_i (<p1_i, stop(z2_i)> + <p2_i, stop(z1_i)>) / 2.
+
+    No gradient flows into z1 and z2 (SimSiam, equation 2); without that stop all embeddings collapse to one.
+
+    Args:
+        p1: predictions from the first view of b images.
+        p2: predictions from the second view.
+        z1: projections of the first view.
+        z2: projections of the second view.
+
+    Returns:
+        A value in [-1, 1]; -1 when every prediction points where the other view's projection does.
+
+    Example:
+        >>> view = torch.eye(2)
+        >>> simsiam_loss(view, view, 3 * view, view)
+        tensor(-1.)
+    """
+    first = F.cosine_similarity(p1, z2.detach(), eps=EPS)
+    second = F.cosine_similarity(p2, z1.detach(), eps=EPS)
+    return -(first + second).mean() / 2
+
+
+def infonce_loss(z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"], temperature: float = 0.2) -> Float[Tensor, ""]:
+    """Two views of an image attract, views of other images repel: NT-Xent of SimCLR (equation 1).
+
+        mean_i -log( exp(<u_i, u_pair(i)> / t) / sum_{j != i} exp(<u_i, u_j> / t) )   over all 2 b views u
+
+    Args:
+        z1: projections of the first view of b images.
+        z2: projections of the second view.
+        temperature: t; 0.2 as MoCo v2 (arXiv 2003.04297), SimCLR takes 0.1 to 0.5.
+
+    Returns:
+        A value > 0; log(2 b - 1) when all embeddings are equal.
+
+    Raises:
+        ValueError: fewer than two images, so that there is nothing to repel, or a temperature that is not positive.
+
+    Example:
+        >>> infonce_loss(torch.eye(2), torch.eye(2), temperature=0.5)
+        tensor(0.2395)
+    """
+    if len(z1) < 2 or temperature <= 0:
+        raise ValueError(f"{len(z1)} images and {temperature=}: InfoNCE needs at least 2 images and a temperature > 0.")
+    views = _unit(torch.cat([z1, z2]))
+    logits = (views @ views.mT / temperature).fill_diagonal_(-torch.inf)
+    other_view = torch.arange(len(views), device=views.device).roll(len(z1))
+    return F.cross_entropy(logits, other_view)
+
+
+def cross_instance_loss(
+    z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"], instance: Int[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Normal instances attract each other: -mean <z1_i, z2_j> over all i, j with instance_i != instance_j.
+
+    The formula is ours. Time and memory are linear in b, so that it also serves for the patches of many images.
+
+    Args:
+        z1: projections of the first view.
+        z2: projections of the second view.
+        instance: which normal image (or other group) a row stems from; any integers.
+
+    Returns:
+        A value in [-1, 1]; exactly 0, with gradients of 0, if there is no pair because all rows are of one instance.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+        >>> cross_instance_loss(z, z, torch.tensor([0, 0, 7]))
+        tensor(-0.5000)
+    """
+    first, second = _unit(z1), _unit(z2)
+    member = (instance.unique()[:, None] == instance).to(first.dtype)
+    first_sum, second_sum = member @ first, member @ second  # one row per instance
+    total = (first_sum * (second_sum.sum(dim=0) - second_sum)).sum()
+    num_pairs = len(instance) ** 2 - member.sum(dim=1).square().sum()
+    return -total / num_pairs.clamp(min=1)
+
+
+def negative_pair_loss(
+    z: Float[Tensor, "b d"], z_negative: Float[Tensor, "m d"], margin: float = 0.0
+) -> Float[Tensor, ""]:
+    """Synthetic negatives are pushed away: mean over all i, j of max(0, <z_i, z_negative_j> - margin).
+
+    The formula is ours: the negative half of torch's `CosineEmbeddingLoss`, over all pairs.
+
+    Args:
+        z: projections of normal images.
+        z_negative: projections of synthetic negatives.
+        margin: cosine in [-1, 1) under which a pair is left alone; 0 asks for orthogonality.
+
+    Returns:
+        A value in [0, 1 - margin]; exactly 0, with gradients of 0, if there is no pair.
+
+    Raises:
+        ValueError: a margin out of range.
+
+    Example:
+        >>> negative_pair_loss(torch.eye(2), torch.tensor([[4.0, 0.0]]), margin=0.5)
+        tensor(0.2500)
+    """
+    if not -1 <= margin < 1:
+        raise ValueError(f"{margin=}: choose a cosine in [-1, 1).")
+    excess = (_unit(z) @ _unit(z_negative).mT - margin).relu()
+    return excess.sum() / max(1, excess.numel())
+
+
+class Projector(nn.Module):
+    """An MLP with one hidden layer: projects features to embeddings, or predicts one view's embedding from the other's.
+
+    As the predictor of SimSiam, take a hidden layer of a quarter of the embedding (its appendix A). Ours: layer
+    normalisation instead of batch normalisation, because a few images have no useful batch statistics; so the
+    embedding of an image does not depend on the others.
+
+    Args:
+        in_features: length of the features.
+        hidden_features: length of the hidden layer.
+        out_features: length of the embedding.
+
+    Raises:
+        ValueError: a length below 1.
+    """
+
+    def __init__(self, in_features: int, hidden_features: int = 512, out_features: int = 128) -> None:
+        super().__init__()
+        if min(in_features, hidden_features, out_features) < 1:
+            raise ValueError(f"{in_features=}, {hidden_features=}, {out_features=}: lengths are at least 1.")
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, hidden_features),
+            nn.LayerNorm(hidden_features),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_features, out_features),
+        )
+
+    def forward(self, features: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:
+        """One embedding per feature vector, not normalised."""
+        embedding: Tensor = self.layers(features)
+        return embedding
+
+
+def _unit(z: Tensor) -> Tensor:
+    return F.normalize(z, dim=-1, eps=EPS)

@@ -1,0 +1,262 @@
+"""The results store: one JSON file per run, whole or not there at all. Needs no torch.
+
+A run is dataset x category x method x shots x seed, and its file is
+`<store>/<dataset>/<category>/<method>/shots=8/seed=0.json`. What else a run writes (tracking, logs) lies beside it
+in the folder `seed=0/`, which readers never open.
+"""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from inspect import formatannotation
+from operator import attrgetter
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+
+SCHEMA_VERSION = 1
+_PATTERN = "*/*/*/shots=*/seed=*.json"
+_REPAIR = "delete the file and run it again, or restore it from a copy"
+# Tools outside that write this layout may leave these out.
+_OPTIONAL = frozenset({"per_defect", "undefined", "started", "git", "device"})
+# They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
+_NOT_PROTOCOL = frozenset({"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size"})
+
+
+class Support(TypedDict):
+    """The normal images that a method adapted to: their `paths`, and the `sha256` of that list."""
+
+    paths: list[str]
+    sha256: str
+
+
+class ImageScore(TypedDict):
+    """One test image: its `defect` (test sub-folder), whether it is anomalous (`label`), and its image `score`."""
+
+    path: str
+    defect: str
+    label: bool
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Everything that is known about one run. The field names are the JSON's top-level keys.
+
+    Attributes:
+        dataset, category, backbone: names.
+        method: the stem of the method's file in configs/methods.
+        shots: number of support images.
+        seed: what the support and every random choice follow from.
+        status: `failed` when the run ended with an error; then everything measured may be missing.
+        metrics: scores over the whole test split, higher is better unless the name says otherwise.
+        per_defect: the same scores per defect, each against all normal test images.
+        undefined: for every metric that cannot be computed here (pixel metrics without masks), the reason.
+        timing: `adapt_s`, `test_s` and `ms_per_image` (warm, median).
+        resources: `peak_rss_mib`, `trainable_params`, and what else the method costs.
+        support: the images that the method adapted to.
+        images: one score per test image.
+        config: the resolved configuration, nested.
+        versions: package name to version.
+        git: `commit` of the code and whether files had changed since (`dirty`); None outside a repository.
+        device: what the run ran on, in words.
+        started: start of the run, ISO 8601 in UTC.
+        error: last words of a failed run, None otherwise.
+        schema: version of this layout.
+    """
+
+    schema: int = SCHEMA_VERSION
+    dataset: str
+    category: str
+    method: str
+    shots: int
+    seed: int
+    backbone: str
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    per_defect: dict[str, dict[str, float]] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
+    timing: dict[str, int | float] = field(default_factory=dict)
+    resources: dict[str, int | float] = field(default_factory=dict)
+    device: str = ""
+    started: str = ""
+    git: dict[str, str | bool] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    support: Support = field(default_factory=lambda: Support(paths=[], sha256=""))
+    images: list[ImageScore] = field(default_factory=list)
+
+    def path_in(self, store: Path) -> Path:
+        """Where this result lies in `store` (see `result_path`)."""
+        return result_path(store, self.dataset, self.category, self.method, self.shots, self.seed)
+
+
+def result_path(store: Path, dataset: str, category: str, method: str, shots: int, seed: int) -> Path:
+    """Where the result of a run lies: `<store>/<dataset>/<category>/<method>/shots=8/seed=0.json`.
+
+    Raises:
+        ValueError: if a name is not the name of one folder, or a number is negative.
+
+    >>> result_path(Path("results"), "mvtec", "bottle", "coft", shots=8, seed=0).as_posix()
+    'results/mvtec/bottle/coft/shots=8/seed=0.json'
+    """
+    for what, name in {"dataset": dataset, "category": category, "method": method}.items():
+        if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+            raise ValueError(f"{what} {name!r} must be the name of one folder: not '.' or '..', without '/' or '\\'")
+    if shots < 0 or seed < 0:
+        raise ValueError(f"shots and seed must not be negative: shots={shots}, seed={seed}")
+    return store / dataset / category / method / f"shots={shots}" / f"seed={seed}.json"
+
+
+def save(result: Result, store: Path) -> Path:
+    """Writes `result` into `store`, replacing an earlier result of the same run, and returns the file.
+
+    Whenever the process or the machine stops, the file is the earlier one or the new one, never a part of either. A
+    killed writer may leave a hidden `.tmp` file behind, which no reader opens.
+
+    Raises:
+        ValueError: if a field holds what JSON cannot (NaN, infinity, an object) or what `load` would refuse.
+    """
+    path = result.path_in(store)
+    record = {part.name: getattr(result, part.name) for part in fields(result)}
+    if problem := next(_unwritable(record, ""), None) or _problem(record):
+        raise ValueError(f"cannot save {path}: {problem}; the reason for a metric without a value goes into undefined")
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # the new name survives a power cut too, where the system can sync a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return path
+
+
+def load(path: Path) -> Result:
+    """Reads one result file. Fields that this version does not know are left out.
+
+    Raises:
+        ValueError: if the file is damaged, lacks a field, has one of the wrong type, or comes from a newer version.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): {_REPAIR}") from error
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo")
+    if problem := _problem(record):
+        raise ValueError(f"{path}: {problem}: {_REPAIR}")
+    return Result(**{part.name: record[part.name] for part in fields(Result) if part.name in record})
+
+
+def load_all(store: Path) -> list[Result]:
+    """Every result in `store`, ordered by dataset, category, method, shots and seed; none if there is no such folder.
+
+    Raises:
+        ValueError: if a file is damaged (see `load`) or lies where another run's result belongs, so that it would count
+            twice or for the wrong run.
+    """
+    results = []
+    for path in store.glob(_PATTERN):
+        result = load(path)
+        if path != result.path_in(store):
+            raise ValueError(f"{path} holds the run that belongs in {result.path_in(store)}: move or delete it")
+        results.append(result)
+    return sorted(results, key=attrgetter("dataset", "category", "method", "shots", "seed"))
+
+
+def protocol(result: Result) -> dict[str, Any]:
+    """The part of a result's configuration that must be equal for all rows of one table.
+
+    That is the backbone, the data options that can change a score, and the numeric precision, but nothing that belongs
+    to the method.
+    """
+    config = {part: result.config.get(part, {}) for part in ("backbone", "data", "trainer")}
+    data = {name: value for name, value in config["data"].items() if name not in _NOT_PROTOCOL}
+    trainer = {name: value for name, value in config["trainer"].items() if name == "precision"}
+    return {"backbone": config["backbone"], "data": data, "trainer": trainer}
+
+
+def conflicting_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Dotted keys in which two nested configurations differ, sorted; a key that only one of them has differs too.
+
+    >>> conflicting_keys({"data": {"views": 2}, "seed": 0}, {"data": {"views": 3}, "seed": 0})
+    ['data.views']
+    """
+    a, b = (json.loads(json.dumps(config, default=str)) for config in (a, b))  # as they are read back: no tuples
+    keys = []
+    for key in sorted(a.keys() | b.keys()):
+        left, right = a.get(key, MISSING), b.get(key, MISSING)
+        if isinstance(left, dict) and isinstance(right, dict):
+            keys += [f"{key}.{inner}" for inner in conflicting_keys(left, right)]
+        elif left != right:
+            keys.append(key)
+    return keys
+
+
+def _unwritable(value: Any, name: str) -> Iterator[str]:
+    """Says of everything inside `value` that JSON cannot hold where it is and what it is."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _unwritable(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _unwritable(item, f"{name}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{name} is {float(value)}, which is not finite"
+    elif not isinstance(value, (str, int, float, type(None))):
+        yield f"{name} is a {type(value).__name__}, which JSON cannot hold"
+
+
+@cache
+def _checker(kind: Any) -> Callable[[Any], bool]:
+    """A function that says whether a value read from JSON has the annotated type `kind`, with finite numbers only."""
+    if kind in (int, float):
+        numbers = (int, float) if kind is float else int
+        return lambda value: isinstance(value, numbers) and not isinstance(value, bool) and abs(value) < math.inf
+    if is_typeddict(kind):
+        parts = [(name, _checker(part)) for name, part in get_type_hints(kind).items()]
+        return lambda value: isinstance(value, dict) and all(name in value and ok(value[name]) for name, ok in parts)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is None:
+        return lambda value: kind is Any or isinstance(value, kind)
+    if origin is Literal:
+        return lambda value: value in arguments
+    inner = [_checker(argument) for argument in arguments]
+    if origin is UnionType:
+        return lambda value: any(ok(value) for ok in inner)
+    contents = dict.values if origin is dict else list.__iter__  # the keys are strings, JSON has no others
+    return lambda value: isinstance(value, origin) and all(map(inner[-1], contents(value)))
+
+
+_KINDS = get_type_hints(Result)
+
+
+def _problem(record: Any) -> str | None:
+    """What keeps `record` from being a result, None if nothing does."""
+    if not isinstance(record, dict):
+        return "it is not a JSON object"
+    if missing := _KINDS.keys() - record.keys() - _OPTIONAL:
+        return f"it lacks {', '.join(sorted(missing))}"
+    if wrong := [name for name, kind in _KINDS.items() if name in record and not _checker(kind)(record[name])]:
+        return "; ".join(f"{name} must be {formatannotation(_KINDS[name])}, numbers finite" for name in wrong)
+    if (record["status"] == "failed") != (record["error"] is not None):
+        return f"a run has an error exactly if it failed: status={record['status']!r}, error={record['error']!r}"
+    return None

@@ -1,0 +1,104 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from anomaly_zoo.data.transforms import dihedral, resize, resize_mask, support_view, training_view
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def test_shrinking_averages_areas() -> None:
+    blocks = IMAGE.reshape(16, 2, 16, 2, 3).astype(float).mean(axis=(1, 3))
+    assert np.abs(resize(IMAGE, 16) - blocks).max() <= 0.5
+
+
+def test_enlarging_is_linear_and_same_size_changes_nothing() -> None:
+    ramp = np.repeat(np.linspace(0, 240, 16, dtype=np.uint8)[None, :, None], 16, axis=0).repeat(3, axis=2)
+    steps = np.diff(resize(ramp, 32)[0, 2:-2, 0].astype(int))
+    assert set(steps) <= {8}
+    np.testing.assert_array_equal(resize(IMAGE, 32), IMAGE)
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (64, 8)])
+def test_one_side_shrinks_and_the_other_grows(shape: tuple[int, int]) -> None:
+    stripes = np.zeros((*shape, 3), np.uint8)
+    stripes[:, ::2] = 200
+    if shape == (64, 8):
+        stripes = np.zeros((*shape, 3), np.uint8)
+        stripes[::2] = 200
+    assert (resize(stripes, 32) == 100).all()  # nearest or plain linear sampling would alias
+
+
+def test_masks_take_the_nearest_pixel() -> None:
+    mask = RNG.random((30, 30)) < 0.5
+    np.testing.assert_array_equal(resize_mask(mask, 10), mask[1::3, 1::3])  # the centre of every 3 x 3 block
+    np.testing.assert_array_equal(resize_mask(mask, 60), mask.repeat(2, axis=0).repeat(2, axis=1))
+    np.testing.assert_array_equal(resize_mask(mask, 30), mask)
+    wide = RNG.random((10, 30)) < 0.5
+    np.testing.assert_array_equal(resize_mask(wide, 10), wide[:, 1::3])
+
+
+def test_dihedral_has_eight_elements() -> None:
+    elements = [dihedral(IMAGE, element) for element in range(8)]
+    assert len({element.tobytes() for element in elements}) == 8
+    np.testing.assert_array_equal(elements[0], IMAGE)
+    np.testing.assert_array_equal(elements[1], np.rot90(IMAGE))
+    np.testing.assert_array_equal(elements[4], IMAGE[:, ::-1])
+    for element in elements:
+        np.testing.assert_array_equal(np.sort(element, axis=None), np.sort(IMAGE, axis=None))
+
+
+def test_support_views() -> None:
+    assert support_view(IMAGE, 0, 7) is IMAGE
+    for view in range(1, 10):
+        seen = support_view(IMAGE, view, view)
+        exact = dihedral(IMAGE, view % 8)
+        assert not np.array_equal(seen, exact)
+        assert np.corrcoef(seen.ravel(), exact.ravel())[0, 1] > 0.95
+        np.testing.assert_array_equal(seen, support_view(IMAGE, view, view))
+        assert not np.array_equal(seen, support_view(IMAGE, view, view + 1))
+
+
+def test_training_views_follow_the_seed_alone() -> None:
+    views = [training_view(IMAGE, seed) for seed in range(20)]
+    np.random.seed(3)  # noqa: NPY002 - the global state must not matter
+    for seed in (19, 3, 0):
+        np.testing.assert_array_equal(training_view(IMAGE, seed), views[seed])
+    assert len({view.tobytes() for view in views}) == 20
+    assert training_view(IMAGE, 2**64 - 1).shape == IMAGE.shape
+
+
+def test_augmentation_leaves_grey_images_grey_and_the_input_alone() -> None:
+    grey = np.repeat(IMAGE[..., :1], 3, axis=2)
+    before = grey.copy()
+    for seed in range(100):
+        for view in (training_view(grey, seed), support_view(grey, 1 + seed, seed)):
+            assert (view == view[..., :1]).all()
+    np.testing.assert_array_equal(grey, before)
+
+
+def test_transforms_draw_independently() -> None:
+    """The seeding of albumentations gives every transform the same stream: noise would come only with colour jitter."""
+    flat = np.full((32, 32, 3), 128, np.uint8)
+    views = [training_view(flat, seed) for seed in range(400)]
+    noisy = [view for view in views if len(np.unique(view)) > 1]
+    assert 50 < len(noisy) < 110  # p = 0.2
+    unchanged_brightness = [view for view in noisy if abs(float(view.mean()) - 128) < 0.5]
+    assert len(unchanged_brightness) > 0.1 * len(noisy)  # colour jitter has p = 0.8; from one stream it would be 1
+
+
+def test_albumentations_comes_late_and_asks_no_network() -> None:
+    code = (
+        "import sys, os, numpy as np;"
+        "from anomaly_zoo.data.transforms import training_view;"
+        "assert 'albumentations' not in sys.modules;"
+        "training_view(np.zeros((8, 8, 3), np.uint8), 0);"
+        "assert 'albumentations' in sys.modules;"
+        "assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
