@@ -78,8 +78,9 @@ def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tu
     if root is None:
         root = mvtec if name == "mvtec_ad" else Path("datasets") / name
         if name == "elpv":
+            if not root.exists():
+                console.print(f"ELPV: {elpv.LICENCE} {elpv.CITATION}", style="dim", highlight=False)
             elpv.prepare(root)
-            console.print(f"[dim]{elpv.NOTICE}[/]", highlight=False)
     return name, root
 
 
@@ -109,11 +110,16 @@ def _grid(options: argparse.Namespace, dataset: str, root: Path) -> list[Config]
 
 def _check_data(configs: list[Config], console: Console) -> None:
     """Fails before any long work: folders, supports, and every image that will be read."""
-    modules = [MVTecDataModule(**config["data"], seed=config["seed_everything"]) for config in configs]
+    seen = set()
     with console.status("Checking the images") as status:
-        for module in modules:
-            status.update(f"Checking the images of {module.category}")
-            module.check_images()
+        for config in configs:
+            data = MVTecDataModule(**config["data"], seed=config["seed_everything"])
+            status.update(f"Checking the images of {data.category}, seed {data.seed}")
+            data.support()
+            if data.category not in seen:
+                seen.add(data.category)
+                for _ in data.test_dataloader():
+                    pass
 
 
 def _unfinished(configs: list[Config], method: str, store: Path, force: bool) -> Iterator[Config]:

@@ -140,6 +140,7 @@ def _summaries(runs: DataFrame, baseline: str) -> Iterator[Summary]:
     for cell, seeds in runs.groupby(_CELL):
         num_failed = int(seeds["failed"].sum())
         row: Any = {**dict(zip(_CELL, cell, strict=True)), "n": len(seeds) - num_failed, "failed": num_failed}
+        row |= {name: int(row[name]) for name in ("shots", "num_categories")}  # numpy's integers are not JSON's
         row |= {"metrics": metrics.get(cell, {}), "gain": gain.get(cell, {}), "undefined": _merged(seeds)}
         yield row | {"protocol": json.loads(row["protocol"])}
 
@@ -150,7 +151,7 @@ def _statistics(runs: DataFrame) -> dict[Any, dict[str, Statistic]]:
     for name in _metrics(runs):
         table = runs.groupby(_CELL)[name].agg(["mean", "std", "count"])
         for cell, mean, std, n in table[table["count"] > 0].itertuples(name=None):
-            value = Statistic(mean=mean, std=std, n=n) if n > 1 else Statistic(mean=mean, n=n)
+            value = Statistic(mean=mean, std=std, n=int(n)) if n > 1 else Statistic(mean=mean, n=int(n))
             cells.setdefault(cell, {})[name] = value
     return cells
 
@@ -185,12 +186,13 @@ def _look_up(nested: Any, dotted_key: str) -> Any:
 def _table(cell: dict[str, Summary], methods: Sequence[str], metrics: Sequence[str], costs: Collection[str]) -> Table:
     """A row per method, the best of every metric in bold, and below it the gain in every score."""
     some = next(iter(cell.values()))
-    over = f" over the categories of all methods ({some['num_categories']})" if some["category"] == AVERAGE else ""
-    title = Text(f"{some['dataset']} · {some['category']}{over} · {some['shots']} shots", "bold")
-    table = Table("method", title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    over = f" over the common categories ({some['num_categories']})" if some["category"] == AVERAGE else ""
+    title = Text(f"{some['dataset']} · {some['category']}{over} · shots={some['shots']}", "bold")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("method", overflow="fold")
     best = {}
     for name in metrics:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
         means = [row["metrics"][name]["mean"] for row in cell.values() if name in row["metrics"]]
         best[name] = (min if name in costs else max)(means) if len(means) > 1 else None
     for method in methods:
@@ -215,7 +217,9 @@ def _value(row: Summary | None, name: str, cost: bool, best: float | None) -> Te
 
 def _notes(results: Sequence[Result], baseline: str, metrics: Sequence[str]) -> Iterator[Text]:
     """What the signs in the tables mean, then the runs that failed."""
-    yield Text(f"mean ± sample std (seeds), best in bold; gain: over {baseline}, mean difference on equal seeds", "dim")
+    if any(result.status == "ok" for result in results):
+        legend = "mean ± sample std (number of seeds), best in bold; gain: mean difference to"
+        yield Text(f"{legend} {baseline}, seed by seed", "dim")
     reasons = {(name, reason) for result in results for name, reason in result.undefined.items() if name in metrics}
     yield from (Text(f"n/a {name}: {reason}", "dim") for name, reason in sorted(reasons))
     if failed := [result for result in results if result.status == "failed"]:

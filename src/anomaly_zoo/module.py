@@ -3,18 +3,21 @@
     prepare(support) -> training_step x steps -> calibrate(support) -> forward(image)
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.types import Batch, Prediction
+
+
+Module = TypeVar("Module", bound="AnomalyModule")
 
 
 class AnomalyModule(L.LightningModule, ABC):
@@ -115,7 +118,8 @@ class AnomalyModule(L.LightningModule, ABC):
         """Adds what rebuilds the module."""
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)  # LightningCLI would mistake them for a configuration
         checkpoint["backbone"] = self.backbone_spec
-        checkpoint["init_args"] = dict(self.hparams)
+        own = inspect.signature(type(self)).parameters
+        checkpoint["init_args"] = {name: value for name, value in self.hparams.items() if name in own}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""
@@ -124,7 +128,7 @@ class AnomalyModule(L.LightningModule, ABC):
                 buffer.resize_(checkpoint["state_dict"][name].shape)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(cls: type[Module], checkpoint_path: str | Path, **kwargs: Any) -> Module:  # type: ignore[override]
         """Rebuilds the module as it was saved: the same scores to the last bit.
 
         Args:

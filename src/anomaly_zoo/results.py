@@ -82,7 +82,7 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     per_defect: dict[str, dict[str, float]] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)
-    timing: dict[str, int | float] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
     resources: dict[str, int | float] = field(default_factory=dict)
     device: str = ""
     started: str = ""

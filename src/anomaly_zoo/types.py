@@ -4,6 +4,7 @@ Axis legend, used in every shape annotation:
 
     b  images of a batch        h w  height and width in pixels of the (resized) image
     n  images, or samples       c    channels of a feature map
+    y x  rows and columns of a grid of patches
     p  patches                  d    length of a feature vector
     k  support images (shots)   v    views of one image
 """

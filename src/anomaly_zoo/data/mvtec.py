@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from anomaly_zoo.data.dataset import MVTecDataset
 from anomaly_zoo.data.draws import SupportDraws, derive_seed
@@ -128,23 +128,18 @@ class MVTecDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Returns `TRAIN_BATCHES` batches of `batch_size` support images times `views` augmented views, image-major.
 
-        Lightning deals the draws out to the processes of a distributed run. After `TRAIN_BATCHES` steps they repeat.
+        Each process of a distributed run gets draws of its own. After `TRAIN_BATCHES` steps the draws repeat.
         """
-        num_processes = self.trainer.world_size if self.trainer is not None else 1
         images, paths = self._support()
+        num_processes = self.trainer.world_size if self.trainer is not None else 1
         draws = SupportDraws(images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes)
-        return self._loader(draws, self.batch_size)
+        # Lightning's own choice of sampler shuffles again, so that a batch could hold an image twice
+        return self._loader(draws, self.batch_size, DistributedSampler)
 
     def test_dataloader(self) -> DataLoader[Item]:
         """Returns the test split, sorted by defect and file name, every image once over all processes."""
-        test_set = self._test_images()
-        sampler = None
-        if self.trainer is not None and self.trainer.world_size > 1:
-            # Lightning's own choice evens out the processes by repeating images, which falsifies the metrics
-            sampler = UnrepeatedDistributedSampler(
-                test_set, num_replicas=self.trainer.world_size, rank=self.trainer.global_rank, shuffle=False
-            )
-        return self._loader(test_set, self.test_batch_size, sampler)
+        # Lightning's own choice evens out the processes by repeating images, which falsifies the metrics
+        return self._loader(self._test_images(), self.test_batch_size, UnrepeatedDistributedSampler)
 
     def predict_dataloader(self) -> DataLoader[Item]:
         """Returns the same batches as `test_dataloader`."""
@@ -168,8 +163,13 @@ class MVTecDataModule(L.LightningDataModule):
             )
         return self._test_set
 
-    def _loader(self, dataset: Dataset[Item], batch_size: int, sampler: Sampler[int] | None = None) -> DataLoader[Item]:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def _loader(
+        self, dataset: Dataset[Item], batch_size: int, distributed_sampler: type[DistributedSampler[Item]]
+    ) -> DataLoader[Item]:
+        trainer = self.trainer
+        sampler = None
+        if trainer is not None and trainer.world_size > 1:
+            sampler = distributed_sampler(dataset, trainer.world_size, trainer.global_rank, shuffle=False)
         return DataLoader(
             dataset,
             batch_size=batch_size,  # by keyword, since Lightning builds the loader anew for predicting
@@ -177,7 +177,7 @@ class MVTecDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=collate,
             worker_init_fn=_one_thread,
-            pin_memory=on_cuda,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 
 

@@ -58,5 +58,5 @@ class PatchCore(AnomalyModule):
         anomaly_map = to_image(distance, (image.shape[2], image.shape[3]))
         return Prediction(anomaly_map, anomaly_map.flatten(1).amax(dim=1))
 
-    def _grid(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+    def _grid(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         return patch_grid(self.backbone(image), self.neighbourhood)

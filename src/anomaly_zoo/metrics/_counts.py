@@ -86,9 +86,8 @@ class Counts:
         area = limit - (higher + not_lower) / 2
         cut = not_lower > limit
         area[cut] = (limit - higher[cut]) ** 2 / (2 * (not_lower[cut] - higher[cut]))
-        return min(
-            1.0, float(np.dot(weight[self.order[first:]], area) / (limit * weight.sum()))
-        )  # 1 + 2e-16 if rounded
+        share = np.dot(weight[self.order[first:]], area) / (limit * weight.sum())
+        return min(float(share), 1.0)  # rounding can carry a perfect map just beyond 1
 
 
 def _select(

@@ -4,8 +4,8 @@ All losses compare directions, <u, v> / (|u| |v|), so the length of an embedding
 than `EPS` counts as shorter than a unit vector, which keeps the gradient of a zero vector finite.
 
 `simsiam_loss`: Chen and He, CVPR 2021, section 3. `infonce_loss`: Chen et al., ICML 2020, section 2.1.
-`cross_instance_loss`, `negative_pair_loss`: COFT-AD (Liao et al., arXiv 2402.18998), whose text we could not read; it names
-the two ideas, the formulas are ours.
+`cross_instance_loss` and `negative_pair_loss`: the ideas are those of COFT-AD (Liao et al., arXiv 2402.18998), the
+formulas are ours, because we could not read its text.
 """
 
 import torch
@@ -21,7 +21,7 @@ def simsiam_loss(
 ) -> Float[Tensor, ""]:
     """Every view predicts the other one: -mean_i (<p1_i, stop(z2_i)> + <p2_i, stop(z1_i)>) / 2.
 
-    No gradient flows into z1 and z2 (SimSiam, equation 2); without that stop all embeddings collapse to one.
+    No gradient flows into z1 and z2 (SimSiam, equation 4); without that stop all embeddings collapse to one.
 
     Args:
         p1: predictions from the first view of b images.
@@ -50,7 +50,7 @@ def infonce_loss(z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"], temperature
     Args:
         z1: projections of the first view of b images.
         z2: projections of the second view.
-        temperature: t; 0.2 as MoCo v2 (arXiv 2003.04297), SimCLR takes 0.1 to 0.5.
+        temperature: t; 0.2 as MoCo v2 (Chen et al., arXiv 2003.04297).
 
     Returns:
         A value > 0; log(2 b - 1) when all embeddings are equal.
@@ -91,11 +91,12 @@ def cross_instance_loss(
         tensor(-0.5000)
     """
     first, second = _unit(z1), _unit(z2)
-    member = (instance.unique()[:, None] == instance).to(first.dtype)
-    first_sum, second_sum = member @ first, member @ second  # one row per instance
-    total = (first_sum * (second_sum.sum(dim=0) - second_sum)).sum()
+    member = torch.unique(instance)[:, None] == instance
+    first_sum, second_sum = (member.to(unit.dtype) @ unit for unit in (first, second))  # one row per instance
+    other_sum = second_sum.sum(dim=0) - second_sum
     num_pairs = len(instance) ** 2 - member.sum(dim=1).square().sum()
-    return -total / num_pairs.clamp(min=1)
+    mean: Tensor = (first_sum * other_sum).sum() / num_pairs.clamp(min=1)
+    return -mean
 
 
 def negative_pair_loss(
@@ -129,9 +130,9 @@ def negative_pair_loss(
 class Projector(nn.Module):
     """An MLP with one hidden layer: projects features to embeddings, or predicts one view's embedding from the other's.
 
-    As the predictor of SimSiam, take a hidden layer of a quarter of the embedding (its appendix A). Ours: layer
-    normalisation instead of batch normalisation, because a few images have no useful batch statistics; so the
-    embedding of an image does not depend on the others.
+    The predictor of SimSiam is a bottleneck, 2048 -> 512 -> 2048: `Projector(d, d // 4, d)`. Ours: layer normalisation
+    instead of batch normalisation, because a few images have no useful batch statistics; so the embedding of an image
+    does not depend on the others. The initialisation is torch's, reproducible by its global seed.
 
     Args:
         in_features: length of the features.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 
-def patch_grid(features: list[Tensor], neighbourhood: int = 3) -> Float[Tensor, "b c h w"]:
+def patch_grid(features: list[Tensor], neighbourhood: int = 3) -> Float[Tensor, "b c y x"]:
     """Joins stages into one grid of patch features that know their surroundings.
 
     Every stage is averaged over `neighbourhood` x `neighbourhood` positions, resized to the finest stage and
@@ -24,12 +24,12 @@ def patch_grid(features: list[Tensor], neighbourhood: int = 3) -> Float[Tensor, 
     return torch.cat([F.interpolate(feature, size, mode="bilinear") for feature in features], dim=1)
 
 
-def to_patches(grid: Float[Tensor, "b c h w"]) -> Float[Tensor, "p c"]:
+def to_patches(grid: Float[Tensor, "b c y x"]) -> Float[Tensor, "p c"]:
     """One row per patch, images after each other, row-major."""
     return grid.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 
 
-def to_image(distance: Float[Tensor, "b h0 w0"], size: tuple[int, int], sigma: float = 4.0) -> Float[Tensor, "b h w"]:
+def to_image(distance: Float[Tensor, "b y x"], size: tuple[int, int], sigma: float = 4.0) -> Float[Tensor, "b h w"]:
     """Resizes a grid of distances to the image and smooths it.
 
     Args:

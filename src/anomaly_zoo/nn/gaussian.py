@@ -1,18 +1,18 @@
 """Multivariate Gaussians of normal features: shrunk covariance to fit them, squared Mahalanobis distance to ask them.
 
 Shrinkage: Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
-Multivariate Analysis 88 (2004), lemmas 3.2 to 3.4. The pooled Gaussian per level is that of Rippel et al.
-(arXiv 2005.14140, section III), the Gaussian per position that of PaDiM (Defard et al., arXiv 2011.08785, section III.B),
-there with a fixed regularisation. Ours: `MIN_SHRINKAGE`, and the unit covariance of features without spread.
+Multivariate Analysis 88 (2004), section 3. The pooled Gaussian per level is that of Rippel et al. (arXiv 2005.14140);
+the Gaussian per position that of PaDiM (Defard et al., arXiv 2011.08785, section III.B), there with a fixed
+regularisation. Ours: `MIN_SHRINKAGE`, and the unit covariance of features without spread.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Two rows differ along one line only, for which the formula finds that no shrinkage is needed; a float32 factor needs it.
+# Two vectors span a line, and the formula finds that no shrinkage is needed; a factor in float32 needs some.
 MIN_SHRINKAGE = 1e-6
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**26  # of a float64 array, while `fit` goes through the positions
 
 
 class Gaussian(nn.Module):
@@ -49,7 +49,7 @@ class Gaussian(nn.Module):
         mean = self.mean.new_empty(len(by_position), length, device=features.device)
         cholesky = self.cholesky.new_empty(len(by_position), length, length, device=features.device)
         num_at_once = max(1, CHUNK_BYTES // (8 * length * max(num_vectors, length)))
-        chunks = (part.split(num_at_once) for part in (by_position, mean, cholesky))
+        chunks = (torch.split(part, num_at_once) for part in (by_position, mean, cholesky))
         for chunk, mean_chunk, cholesky_chunk in zip(*chunks, strict=True):
             mean_chunk.copy_(chunk.mean(dim=1, dtype=torch.float64))
             cholesky_chunk.copy_(torch.linalg.cholesky(ledoit_wolf(chunk)[0]))
@@ -112,15 +112,15 @@ def ledoit_wolf(features: Float[Tensor, "*p n d"]) -> tuple[Float[Tensor, "*p d 
         features: n vectors (of every position).
 
     Returns:
-        The covariance and the shrinkage s in [0, 1], both in float64. Memory is that of n d + 3 d^2 numbers per position.
+        The covariance and the shrinkage s in (0, 1], both in float64. The memory it takes grows as n d + d^2.
 
     Example:
-        >>> covariance, shrinkage = ledoit_wolf(torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [2.0, 3.0]]))
+        >>> covariance, shrinkage = ledoit_wolf(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0], [3.0, 3.0]]))
         >>> covariance
-        tensor([[1.0606, 0.3333],
-                [0.3333, 1.4394]], dtype=torch.float64)
+        tensor([[1.2500, 0.3594],
+                [0.3594, 1.2500]], dtype=torch.float64)
         >>> round(shrinkage.item(), 4)
-        0.3333
+        0.6406
     """
     num_vectors, length = features.shape[-2:]
     mean = features.mean(dim=-2, keepdim=True, dtype=torch.float64)
@@ -139,9 +139,9 @@ def ledoit_wolf(features: Float[Tensor, "*p n d"]) -> tuple[Float[Tensor, "*p d 
     shrinkage = torch.where(dispersion > 0, error / dispersion, 0.0).clamp(MIN_SHRINKAGE, 1.0)
     shrinkage = torch.where(has_spread, shrinkage, 1.0)
 
-    covariance *= (1 - shrinkage)[..., None, None]
-    diagonal += scale[..., None]
-    return covariance, shrinkage
+    shrunk = (1 - shrinkage)[..., None, None] * covariance
+    shrunk.diagonal(dim1=-2, dim2=-1).add_(scale[..., None])
+    return shrunk, shrinkage
 
 
 def _require_finite(features: Tensor) -> None:
