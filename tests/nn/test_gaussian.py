@@ -46,7 +46,7 @@ def test_covariance_equals_scikit_learn(num_vectors: int, length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "features", [correlated(30, 4), correlated(6, 20), torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [2.0, 3.0]])]
+    "features", [correlated(30, 4), correlated(6, 20), torch.tensor([[0.0, 0], [2, 0], [0, 1], [2, 3]])]
 )
 def test_shrinkage_follows_its_definition(features: Tensor) -> None:
     x, (num_vectors, length) = features.double().numpy(), features.shape
@@ -62,9 +62,7 @@ def test_shrinkage_follows_its_definition(features: Tensor) -> None:
 
 def test_two_vectors_get_what_scikit_learn_leaves_singular() -> None:
     features = correlated(2, 6)
-    expected, expected_shrinkage = reference_ledoit_wolf(features.double().numpy())
-    assert expected_shrinkage == pytest.approx(0, abs=1e-12)
-    assert np.linalg.matrix_rank(expected) == 1
+    assert np.linalg.matrix_rank(reference_ledoit_wolf(features.double().numpy())[0]) == 1
     covariance, shrinkage = ledoit_wolf(features)
     assert shrinkage.item() == MIN_SHRINKAGE
     smallest = MIN_SHRINKAGE * covariance.trace() / 6
@@ -81,7 +79,7 @@ def test_no_spread_means_squared_euclidean_distance(num_vectors: int, value: flo
     assert torch.equal(covariance, torch.eye(4, dtype=torch.float64))
     assert shrinkage.item() == 1
     others = value + torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(fitted(features)(others), (others - value).square().sum(dim=1))
+    torch.testing.assert_close(fitted(features)(others), (others - features.mean(dim=0)).square().sum(dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -131,8 +129,7 @@ def test_one_gaussian_per_position(monkeypatch: pytest.MonkeyPatch, chunk_bytes:
         torch.testing.assert_close(local.mean[row, column], pooled.mean)
         torch.testing.assert_close(local.cholesky[row, column], pooled.cholesky)
         torch.testing.assert_close(distance[:, row, column], pooled(grid[:, row, column]), rtol=1e-5, atol=1e-5)
-    patches = grid.flatten(1, 2)
-    torch.testing.assert_close(fitted(patches)(patches), distance.flatten(1))
+    torch.testing.assert_close(fitted(grid.flatten(1, 2))(grid.flatten(1, 2)), distance.flatten(1))
 
 
 @given(seed=st.integers(0, 1000), num_vectors=st.integers(2, 30), scale=st.sampled_from([1e-3, 1.0, 200.0]))

