@@ -11,11 +11,15 @@ def main() -> int:
         sys.stdout.write(f"anomaly_zoo {__version__}\n")
         return 0
 
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from anomaly_zoo.command_line import CommandLine
+    from anomaly_zoo.config import quiet
 
     try:
-        CommandLine()
-    except (ValueError, OSError) as error:
+        with quiet():
+            CommandLine()
+    except (ValueError, OSError, MisconfigurationException) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from anomaly_zoo.compare import print_table
-from anomaly_zoo.config import method_files, resolve
+from anomaly_zoo.config import build, method_files, resolve
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.sources import elpv
 from anomaly_zoo.results import Result, conflicting_keys, load, result_path, save
@@ -26,21 +28,24 @@ Config = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the grid. Returns 0, 1 if a run failed, 2 if the request itself cannot be met."""
-    console = Console()
+    """Runs the grid. Returns 0; 1 if a run failed, 2 if the request itself cannot be met, 130 after Ctrl-C."""
+    console = Console(highlight=False, soft_wrap=True)
     options = _parse(arguments)
+    method = Path(options.method).stem
     try:
-        dataset, root = _choose_dataset(options.dataset, options.root, console)
-        configs = _grid(options, dataset, root)
-        _check_data(configs, console)
-        method = Path(options.method).stem
+        configs = _grid(options, *_choose_dataset(options.dataset, options.root, console))
         todo = list(_unfinished(configs, method, options.results, options.force))
-    except (ValueError, OSError) as error:
-        console.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        _check(todo, console)
+        if len(todo) < len(configs):
+            finished = f"{len(configs) - len(todo)} of {len(configs)} runs are finished already"
+            console.print(f"{finished} (--force runs them again).")
+        failed = _run_all(todo, method, options.results, console)
+    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
+        sys.stderr.write(f"error: {error}\n")
         return 2
-    if len(todo) < len(configs):
-        console.print(f"{len(configs) - len(todo)} of {len(configs)} runs are finished already (--force runs them again).")
-    failed = _run_all(todo, method, options.results, console)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        sys.stderr.write("Interrupted. The same command goes on where this one ended: finished runs are kept.\n")
+        return 130
     print_table([load(_path(config, method, options.results)) for config in configs] + _baseline(configs, options))
     return 1 if failed else 0
 
@@ -60,8 +65,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="run finished runs again")
     options = parser.parse_args(arguments)
     if not options.method or (options.method not in method_files() and not Path(options.method).is_file()):
-        said = f"unknown method {options.method!r}" if options.method else "which method?"
-        summaries = {name: file.read_text().splitlines()[0].lstrip("# ") for name, file in method_files().items()}
+        said = f"unknown method {options.method!r}." if options.method else "Which method?"
+        summaries = {name: file.read_text().partition("\n")[0].lstrip("# ") for name, file in method_files().items()}
         lines = "\n".join(f"  {name:15} {summary}" for name, summary in summaries.items())
         parser.exit(2, f"{said} Choose one of these, or the path of a YAML file:\n{lines}\n")
     return options
@@ -69,17 +74,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tuple[str, Path]:
     """The dataset's name and folder; ELPV, which a Python package brings, where there is nothing else."""
-    mvtec = Path(os.environ.get("MVTEC_ROOT", "datasets/mvtec_ad"))
+    mvtec = Path(os.environ.get("MVTEC_ROOT") or "datasets/mvtec_ad")
     if root is not None:
         name = name or root.resolve().name
     elif name is None:
-        name = "mvtec_ad" if "MVTEC_ROOT" in os.environ or mvtec.is_dir() else "elpv"
-        console.print(f"Dataset {name}. Another one: DATASET=<name> ROOT=<folder in the MVTec layout>, or MVTEC_ROOT.")
+        name = "mvtec_ad" if os.environ.get("MVTEC_ROOT") or mvtec.is_dir() else "elpv"
+        console.print(
+            f"Dataset {name}. For another: --root FOLDER in the MVTec layout (make: ROOT=), or set MVTEC_ROOT."
+        )
     if root is None:
         root = mvtec if name == "mvtec_ad" else Path("datasets") / name
         if name == "elpv":
             if not root.exists():
-                console.print(f"ELPV: {elpv.LICENCE} {elpv.CITATION}", style="dim", highlight=False)
+                console.print(f"ELPV: {elpv.LICENCE} {elpv.CITATION}", style="dim", markup=False)
             elpv.prepare(root)
     return name, root
 
@@ -92,15 +99,20 @@ def _grid(options: argparse.Namespace, dataset: str, root: Path) -> list[Config]
     if categories == ["all"]:
         categories = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
         if not categories:
-            raise FileNotFoundError(f"{root} holds no category: a folder with train/good in it is expected.")
-    chosen = {"backbone.name": options.backbone, "backbone.weights": options.weights, "data.image_size": options.image_size}
+            hint = f" It is one itself: pass its parent, {root.resolve().parent}." if (root / "train").is_dir() else ""
+            raise FileNotFoundError(f"{root} holds no category, which is a folder with train/good in it.{hint}")
+    chosen = {
+        "backbone.name": options.backbone,
+        "backbone.weights": options.weights,
+        "data.image_size": options.image_size,
+    }
     fixed = [f"--{key}={value}" for key, value in chosen.items() if value is not None]
     data = [f"--data.root={root}", f"--data.dataset={dataset}", f"--data.category={categories[0]}"]
     base = resolve(options.method, [*data, *fixed, "--trainer.enable_progress_bar=false"])
     configs = []
     for category in categories:
-        for shots in options.shots:
-            for seed in options.seeds:
+        for shots in dict.fromkeys(options.shots):
+            for seed in dict.fromkeys(options.seeds):
                 config = copy.deepcopy(base)
                 config["seed_everything"] = seed
                 config["data"] |= {"category": category, "shots": shots}
@@ -108,18 +120,22 @@ def _grid(options: argparse.Namespace, dataset: str, root: Path) -> list[Config]
     return configs
 
 
-def _check_data(configs: list[Config], console: Console) -> None:
-    """Fails before any long work: folders, supports, and every image that will be read."""
+def _check(configs: list[Config], console: Console) -> None:
+    """Fails before any long work: the weights, the method's numbers, the supports, every image that will be read."""
+    for config in configs[:1]:
+        build(config)
     seen = set()
     with console.status("Checking the images") as status:
-        for config in configs:
+        for config in sorted(configs, key=lambda config: -config["data"]["shots"]):  # a support holds the smaller ones
             data = MVTecDataModule(**config["data"], seed=config["seed_everything"])
-            status.update(f"Checking the images of {data.category}, seed {data.seed}")
-            data.support()
+            data.setup()
+            if (data.category, data.seed) not in seen:
+                status.update(f"Checking the images of {escape(data.category)}, seed {data.seed}")
+                data.support()
             if data.category not in seen:
-                seen.add(data.category)
                 for _ in data.test_dataloader():
                     pass
+            seen |= {data.category, (data.category, data.seed)}
 
 
 def _unfinished(configs: list[Config], method: str, store: Path, force: bool) -> Iterator[Config]:
@@ -133,39 +149,60 @@ def _unfinished(configs: list[Config], method: str, store: Path, force: bool) ->
         result = load(path) if path.is_file() and not force else None
         if result is None or result.status == "failed":
             yield config
-        elif keys := conflicting_keys(result.config, config):
+        elif keys := _conflicts(result.config, config):
             raise ValueError(
                 f"{path} was made with other settings ({', '.join(keys)}). "
                 "Keep both with another --results folder, or replace it with --force."
             )
 
 
+def _conflicts(old: Config, new: Config) -> list[str]:
+    """Keys that differ; not `data.root` if it is the same folder, spelled differently."""
+    roots = {Path(config.get("data", {}).get("root", "")).resolve() for config in (old, new)}
+    return [key for key in conflicting_keys(old, new) if key != "data.root" or len(roots) > 1]
+
+
 def _run_all(configs: list[Config], method: str, store: Path, console: Console) -> list[Result]:
     """Runs and saves one after the other. Returns the results of those that failed."""
     failed = []
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(method, total=len(configs))
         for config in configs:
-            name = f"{method} {config['data']['category']} shots={config['data']['shots']} seed={config['seed_everything']}"
+            data = config["data"]
+            name = f"{method} {data['category']} shots={data['shots']} seed={config['seed_everything']}"
             progress.update(task, description=name)
             result = _run_one(config, method, store)
-            save(result, store)
             if result.status == "failed":
                 failed.append(result)
-                console.print(f"[red]failed:[/] {name}: {(result.error or '').splitlines()[-1]}", highlight=False)
+                console.print(f"[red]failed:[/] {escape(name)}: {escape((result.error or '').splitlines()[-1])}")
             elif not console.is_terminal:
-                scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in ("image_auroc", "aupro") if key in result.metrics)
-                console.print(f"{name}: {scores}", highlight=False)
+                scores = ", ".join(
+                    f"{key} {result.metrics[key]:.3f}" for key in ("image_auroc", "aupro") if key in result.metrics
+                )
+                console.print(f"{name}: {scores}", markup=False)
             progress.advance(task)
     return failed
 
 
 def _run_one(config: Config, method: str, store: Path) -> Result:
+    """Runs and saves. An error becomes a failed result with its traceback, which ends with the error in one line."""
     try:
-        return run(config, method, store)
-    except Exception:
-        return Result(**describe(config, method), status="failed", error=traceback.format_exc())
+        result = run(config, method, store)
+        save(result, store)
+    except Exception as error:
+        trace = traceback.format_exc().rstrip()
+        brief = f"{type(error).__name__}: {error}".splitlines()[0]
+        trace += "" if trace.endswith(brief) else f"\n{brief}"
+        result = Result(**describe(config, method), status="failed", error=trace)
+        save(result, store)
+    return result
 
 
 def _baseline(configs: list[Config], options: argparse.Namespace) -> list[Result]:

@@ -1,6 +1,7 @@
 """What `python -m anomaly_zoo` adds to Lightning's command line: tracking, the adapted module, a table of scores."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ PREDICTIONS = "predictions.csv"
 
 
 class CommandLine(AnomalyCLI):
-    """`fit` writes `adapted.ckpt`, `predict` writes `predictions.csv`, both into `trainer.default_root_dir`."""
+    """`fit` writes `adapted.ckpt`, `test` prints the metrics, `predict` writes `predictions.csv`.
+
+    Files go into `trainer.default_root_dir`.
+    """
 
     def before_fit(self) -> None:
         """Tracks the run with W&B (offline; `WANDB=0` switches it off) unless a logger is configured."""
         if not self.trainer.loggers:
             config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
-            config["data"]["dataset"] = self.datamodule.dataset
-            self.trainer.logger = tracker(self._folder, config, describe(config, type(self.model).__name__))
+            self.trainer.logger = tracker(self._folder, describe(config, type(self.model).__name__))
 
     def after_fit(self) -> None:
         """Saves the adapted module."""
@@ -30,10 +33,20 @@ class CommandLine(AnomalyCLI):
         self.trainer.save_checkpoint(path, weights_only=True)
         self._say(f"Adapted. Test it: the same options with `test --ckpt_path {path}`")
 
+    def before_test(self) -> None:
+        """Asks for the adapted module."""
+        assert self.subcommand is not None
+        if self.config[self.subcommand].ckpt_path is None:
+            raise ValueError(f"{self.subcommand} needs --ckpt_path: the {CHECKPOINT} that `fit` wrote.")
+
+    before_predict = before_test
+
     def after_test(self) -> None:
-        """Says what could not be measured."""
+        """Prints the metrics, and what could not be measured."""
+        for metric, value in self.evaluation.metrics.items():
+            self._say(f"{metric:13} {value:.4f}")
         for metric, reason in self.evaluation.undefined.items():
-            self._say(f"{metric} is undefined: {reason}")
+            self._say(f"{metric:13} undefined: {reason}")
 
     def predict(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Writes the score of every test image."""
@@ -54,6 +67,4 @@ class CommandLine(AnomalyCLI):
 
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:
-            from rich import print as say
-
-            say(text)
+            sys.stdout.write(f"{text}\n")

@@ -2,6 +2,9 @@
 
 import logging
 import warnings
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,40 @@ _PACKAGE = Path(__file__).parent
 CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if path.is_dir())
 BASE = CONFIGS / "base.yaml"
 
+_HELP = (
+    "One method on one category: `fit` adapts it to a few normal images, `test` scores it, `predict` lists the scores "
+    "of the test images. Begin with: python -m anomaly_zoo fit --config configs/methods/patchcore.yaml "
+    "--data.root datasets/elpv --data.category mono"
+)
+_KNOWN_WARNINGS = (
+    "LightningCLI's args parameter is intended",  # build and resolve use it as meant
+    "`isinstance.treespec, LeafSpec.` is deprecated",  # lightning 2.6 with torch 2.14
+    "Found .* module.s. in eval mode",  # Backbone stays there on purpose
+    ".*does not have many workers",  # there are few images
+)
+
 
 def method_files() -> dict[str, Path]:
     """The methods: the name of every YAML in configs/methods, and its path."""
     return {path.stem: path for path in sorted((CONFIGS / "methods").glob("*.yaml"))}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning's hints and the warnings that are known to mean nothing here off the terminal."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+class _Parser(LightningArgumentParser):
+    def add_subclass_arguments(self, baseclass: Any, nested_key: str, *_: Any, **__: Any) -> list[str]:
+        """Adds a required class; Lightning's is optional, which hides an error of its constructor in one of `None`."""
+        self.add_argument(f"--{nested_key}", type=baseclass, required=True, enable_path=True)
+        return [nested_key]
 
 
 class AnomalyCLI(LightningCLI):
@@ -33,6 +66,7 @@ class AnomalyCLI(LightningCLI):
 
     def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True) -> None:
         files = {"default_config_files": [str(BASE)]}
+        whole = {"exit_on_error": False, "prog": "python -m anomaly_zoo", "description": _HELP}
         self.evaluation = EvaluationCallback()
         super().__init__(
             AnomalyModule,
@@ -40,7 +74,8 @@ class AnomalyCLI(LightningCLI):
             save_config_callback=None,
             trainer_defaults={"callbacks": [self.evaluation]},
             seed_everything_default=0,
-            parser_kwargs={name: files for name in self.subcommands()} if run else files,
+            parser_kwargs=whole | (dict.fromkeys(self.subcommands(), files) if run else files),
+            parser_class=_Parser,
             subclass_mode_model=True,
             args=args,
             run=run,
@@ -48,11 +83,23 @@ class AnomalyCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What can be run; there is nothing to validate on."""
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "validate"}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One backbone for every method, one seed for everything."""
         parser.add_class_arguments(Backbone, "backbone")
         parser.link_arguments("backbone", "model.init_args.backbone", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses; what is wrong becomes a `ValueError` of one line."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise ValueError(" ".join(str(error).split())) from None
 
 
 class _ParseOnly(AnomalyCLI):
@@ -60,6 +107,7 @@ class _ParseOnly(AnomalyCLI):
         """Builds nothing: parsing has checked every key and type."""
 
 
+@quiet()
 def resolve(method: str | Path, options: list[str]) -> dict[str, Any]:
     """The whole configuration of a run: the protocol, the method's YAML, then the options; all checked.
 
@@ -76,20 +124,17 @@ def resolve(method: str | Path, options: list[str]) -> dict[str, Any]:
     file = method_files().get(str(method), Path(method))
     if file.suffix != ".yaml" or not file.is_file():
         raise ValueError(f"method {str(method)!r} is unknown. Methods: {', '.join(method_files())}; or a .yaml file.")
-    cli = _quietly(_ParseOnly, ["--config", str(file), *options])
+    cli = _ParseOnly(["--config", str(file), *options], run=False)
     config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
     config.pop("config", None)
     return config
 
 
+@quiet()
 def build(config: dict[str, Any]) -> AnomalyCLI:
-    """Seeds, then constructs `.model`, `.datamodule` and `.trainer` (and `.evaluation`, its callback)."""
-    return _quietly(AnomalyCLI, config)
+    """Seeds, then constructs `.model`, `.datamodule` and `.trainer` (and `.evaluation`, its callback).
 
-
-def _quietly(cli: type[AnomalyCLI], args: list[str] | dict[str, Any]) -> AnomalyCLI:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-        return cli(args, run=False)
+    Raises:
+        ValueError: an unknown key or type, or what the constructors refuse.
+    """
+    return AnomalyCLI(config, run=False)

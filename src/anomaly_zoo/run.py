@@ -17,13 +17,15 @@ from lightning.pytorch.loggers import WandbLogger
 
 from anomaly_zoo import __version__
 from anomaly_zoo.callbacks.visualization import VisualizationCallback
-from anomaly_zoo.config import build
+from anomaly_zoo.config import build, quiet
+from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.support import support_sha256
 from anomaly_zoo.results import Result, Support, result_path
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "faiss-cpu", "albumentations", "numpy")
 
 
+@quiet()
 def run(config: dict[str, Any], method: str, store: Path, callbacks: list[L.Callback] | None = None) -> Result:
     """Adapts a method to the support of one category, scores its test split, and returns what was measured.
 
@@ -41,16 +43,19 @@ def run(config: dict[str, Any], method: str, store: Path, callbacks: list[L.Call
     cli = build(config)
     model, data, trainer, evaluation = cli.model, cli.datamodule, cli.trainer, cli.evaluation
     pictures = VisualizationCallback(folder / "pictures")
-    trainer.callbacks += [pictures, *(callbacks or [])]
-    trainer.logger = tracker(folder, config, identity)
+    trainer.callbacks += [pictures, *(callbacks or [])]  # type: ignore[attr-defined]
+    trainer.logger = tracker(folder, identity)
 
-    start = perf_counter()
-    trainer.fit(model, datamodule=data)
-    adapted = perf_counter()
-    trainer.test(model, datamodule=data, verbose=False)
-    tested = perf_counter()
+    try:
+        start = perf_counter()
+        trainer.fit(model, datamodule=data)
+        adapted = perf_counter()
+        trainer.test(model, datamodule=data, verbose=False)
+        tested = perf_counter()
+        track_pictures(trainer.logger, pictures.files)
+    finally:  # W&B would go on with the run of a failed cell in the next one
+        finish(trainer.logger, exit_code=int(trainer.interrupted))
 
-    track_pictures(trainer.logger, pictures.files)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     paths = [path.relative_to(data.root).as_posix() for path in data.support_files]
     return Result(
@@ -78,7 +83,7 @@ def describe(config: dict[str, Any], method: str) -> dict[str, Any]:
     """The fields of a `Result` that are known before it is run, and are kept of a failed one."""
     data = config["data"]
     return {
-        "dataset": data["dataset"],
+        "dataset": MVTecDataModule(**data).dataset,
         "category": data["category"],
         "method": method,
         "shots": data["shots"],
@@ -91,8 +96,8 @@ def describe(config: dict[str, Any], method: str) -> dict[str, Any]:
     }
 
 
-def tracker(folder: Path, config: dict[str, Any], identity: dict[str, Any]) -> WandbLogger | None:
-    """W&B with all its files in the run's folder; None if the environment says `WANDB=0`.
+def tracker(folder: Path, identity: dict[str, Any]) -> WandbLogger | None:
+    """A started W&B run with all its files in the run's folder; None if the environment says `WANDB=0`.
 
     Offline, unless the environment names another `WANDB_MODE` or holds a `WANDB_API_KEY`.
     """
@@ -101,20 +106,38 @@ def tracker(folder: Path, config: dict[str, Any], identity: dict[str, Any]) -> W
     folder.mkdir(parents=True, exist_ok=True)
     for variable in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         os.environ[variable] = str(folder.resolve())
-    mode = os.environ.get("WANDB_MODE", "online" if "WANDB_API_KEY" in os.environ else "offline")
-    name = "/".join(str(identity[key]) for key in _PATH_KEYS)
-    return WandbLogger(
-        project="anomaly_zoo", name=name, save_dir=folder, config=config, mode=mode, reinit="finish_previous"
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))  # before Lightning's first call, which W&B comments on
+
+    # The identity says more of the machine and the code than W&B's own probes, which cost 0.3 s and disturb the clock
+    lean = wandb.Settings(
+        console="off", disable_git=True, disable_code=True,
+        x_disable_meta=True, x_disable_stats=True, x_save_requirements=False,
+    )  # fmt: skip
+    logger = WandbLogger(
+        project="anomaly_zoo",
+        name="/".join(str(identity[key]) for key in _PATH_KEYS),
+        save_dir=folder,
+        config=identity,
+        mode=os.environ.get("WANDB_MODE", "online" if "WANDB_API_KEY" in os.environ else "offline"),
+        reinit="finish_previous",
+        settings=lean,
     )
+    _ = logger.experiment  # starts it now, before the clock
+    return logger
 
 
 def track_pictures(logger: Any, files: list[Path]) -> None:
-    """Sends the pictures to W&B, if it is on, and ends its run."""
-    if not isinstance(logger, WandbLogger):
-        return
-    if files:
+    """Sends the pictures to W&B, if it is on."""
+    if isinstance(logger, WandbLogger) and files:
         logger.log_image("test/pictures", [str(file) for file in files], caption=[file.stem for file in files])
-    logger.experiment.finish()
+
+
+def finish(logger: Any, exit_code: int) -> None:
+    """Ends the W&B run, if there is one."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish(exit_code=exit_code)
 
 
 def _device(trainer: L.Trainer) -> str:
@@ -126,14 +149,23 @@ def _device(trainer: L.Trainer) -> str:
 
 def _git() -> dict[str, str | bool] | None:
     git = ["git", "-C", str(Path(__file__).parent)]
+    questions = (
+        [
+            "ls-files",
+            "--error-unmatch",
+            Path(__file__).name,
+        ],  # fails if the package only lies inside somebody's repository
+        ["rev-parse", "HEAD"],
+        ["status", "--porcelain", "--untracked-files=no"],
+    )
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
-        changes = subprocess.run(  # noqa: S603
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        _, commit, changes = (
+            subprocess.run([*git, *question], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+            for question in questions
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def _reset_peak_memory() -> None:

@@ -165,6 +165,13 @@ def test_a_trunk_serves_the_stages_that_it_has(tmp_path: Path) -> None:
         Backbone(TINY, stages=[3, 4], weights=str(path))
 
 
+def test_a_stem_alone_is_refused(tmp_path: Path) -> None:
+    stem = {name: value for name, value in model().state_dict().items() if name.startswith("conv1")}
+    torch.save(stem, tmp_path / "stem.pth")
+    with pytest.raises(ValueError, match=r"stem\.pth' lacks 'bn1\.weight', which stages=\[2\] of test_resnet need"):
+        Backbone(TINY, weights=str(tmp_path / "stem.pth"))
+
+
 def test_shared_resnet_trunk() -> None:
     path = Path(__file__).resolve().parents[3] / "shared" / "weights" / "resnet18_trunk.safetensors"
     if not path.is_file():

@@ -23,7 +23,7 @@ from anomaly_zoo.nn.contrastive import (
 )
 from anomaly_zoo.nn.features import patch_grid, to_image, to_patches
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import PatchMemory
+from anomaly_zoo.nn.memory import PatchMemory, nearest_distance
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
 from anomaly_zoo.types import Batch, Prediction
 
@@ -55,8 +55,8 @@ class COFT(AnomalyModule):
         ValueError: a number out of range or an unknown family.
     """
 
-    map_scale: Tensor
-    embedding_scale: Tensor
+    map_spread: Tensor
+    embedding_spread: Tensor
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class COFT(AnomalyModule):
         negative_weight: float = 1.0,
         margin: float = 0.0,
         negatives: Sequence[str] = tuple(FAMILIES),
-        embedding_weight: float = 0.1,
+        embedding_weight: float = 0.03,
         max_patches: int = 4096,
     ) -> None:
         super().__init__(backbone, steps=steps, support_views=support_views, learning_rate=learning_rate)
@@ -93,8 +93,8 @@ class COFT(AnomalyModule):
         self.predictor: nn.Module = Projector(128, 32, 128) if contrast == "simsiam" else nn.Identity()
         self.gaussian = Gaussian()
         self.memory = PatchMemory()
-        self.register_buffer("map_scale", torch.ones(2))
-        self.register_buffer("embedding_scale", torch.ones(2))
+        self.register_buffer("map_spread", torch.ones(()))
+        self.register_buffer("embedding_spread", torch.ones(()))
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -112,25 +112,42 @@ class COFT(AnomalyModule):
         return loss
 
     def calibrate(self, support: Batch) -> None:
-        """Fits the Gaussian and the memory, and the scale of both scores, on the support."""
+        """Fits the Gaussian and the memory, and the spread of both scores, on the support."""
         features = [self.backbone(images) for images in support.image.split(8)]
-        grids = torch.cat([_patches(stages) for stages in features])
-        embeddings = torch.cat([_embedding(stages) for stages in features])
-        self.gaussian.fit(embeddings)
-        distance = self._leave_one_out(grids, _instances(support.path))
-        self.map_scale = _location_and_spread(to_image(distance, (support.image.shape[2], support.image.shape[3])))
-        self.embedding_scale = _location_and_spread(self.gaussian(embeddings).sqrt()[:, None, None])
-        self.memory.fit(to_patches(grids), size=self.max_patches)
+        grid = torch.cat([patch_grid(stages) for stages in features])
+        embedding = torch.cat([_embedding(stages) for stages in features])
+        self.map_spread, self.embedding_spread = self._held_out_spread(grid, embedding, _instances(support.path))
+        self.gaussian.fit(embedding)
+        self.memory.fit(to_patches(grid), size=self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """The patches' distances as a map; its maximum and the embedding's distance as the image score."""
+        """The patches' distances as a map; their maximum and the embedding's distance as the image score."""
         features = self.backbone(image)
-        grid = _patches(features)
+        grid = patch_grid(features)
         distance = self.memory(to_patches(grid)).unflatten(0, (len(grid), *grid.shape[2:]))
+        map_score = distance.flatten(1).amax(dim=1) / self.map_spread
+        embedding_score = self.gaussian(_embedding(features)).sqrt() / self.embedding_spread
         anomaly_map = to_image(distance, (image.shape[2], image.shape[3]))
-        map_score = (anomaly_map.flatten(1).amax(dim=1) - self.map_scale[0]) / self.map_scale[1]
-        embedding_score = (self.gaussian(_embedding(features)).sqrt() - self.embedding_scale[0]) / self.embedding_scale[1]
         return Prediction(anomaly_map, map_score + self.embedding_weight * embedding_score)
+
+    def _held_out_spread(
+        self, grid: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n d"], instance: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean distance, by patches and by embedding, of support images to all others (to its other views if k = 1)."""
+        groups = instance if len(instance.unique()) > 1 else torch.arange(len(instance))
+        largest, embedded = [], []
+        for held_out in groups.unique()[:8]:
+            out = (groups == held_out).nonzero()[:1, 0]
+            rest = groups != held_out
+            if not rest.any():  # a single view: nothing to compare with
+                return torch.ones(()), torch.ones(())
+            others = to_patches(grid[rest])
+            sample = others[:: max(1, len(others) // self.max_patches)].contiguous()
+            largest.append(nearest_distance(to_patches(grid[out]), sample).amax())
+            gaussian = Gaussian().to(grid)
+            gaussian.fit(embedding[rest])
+            embedded.append(gaussian(embedding[out]).sqrt().squeeze())
+        return torch.stack(largest).mean(), torch.stack(embedded).mean()
 
     def _embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         return _embedding(self.backbone(image))
@@ -139,16 +156,6 @@ class COFT(AnomalyModule):
         if self.contrast == "infonce":
             return infonce_loss(z1, z2, self.temperature)
         return simsiam_loss(self.predictor(z1), self.predictor(z2), z1, z2)
-
-    def _leave_one_out(
-        self, grids: Float[Tensor, "n c h w"], instance: Int[Tensor, " n"]
-    ) -> Float[Tensor, "k h w"]:
-        """Distances of the support's unaugmented views to the patches of all other instances (of other views if k = 1)."""
-        raise NotImplementedError
-
-
-def _patches(features: list[Tensor]) -> Float[Tensor, "b c y x"]:
-    return patch_grid(features, neighbourhood=1)
 
 
 def _embedding(features: list[Tensor]) -> Float[Tensor, "b d"]:

@@ -52,11 +52,11 @@ class PatchCore(AnomalyModule):
         self.memory.fit(patches, size=min(max(1, round(self.coreset_ratio * len(patches))), self.max_patches))
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """The map is the smoothed distance of the patches; the image score its maximum."""
+        """The map is the smoothed distance of the patches; the image score the largest distance."""
         grid = self._grid(image)
         distance = self.memory(to_patches(grid)).unflatten(0, (len(grid), *grid.shape[2:]))
         anomaly_map = to_image(distance, (image.shape[2], image.shape[3]))
-        return Prediction(anomaly_map, anomaly_map.flatten(1).amax(dim=1))
+        return Prediction(anomaly_map, distance.flatten(1).amax(dim=1))
 
     def _grid(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         return patch_grid(self.backbone(image), self.neighbourhood)

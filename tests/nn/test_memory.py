@@ -1,0 +1,152 @@
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly_zoo.nn.memory import PatchMemory, greedy_coreset, nearest_distance
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+
+
+def patches(count: int, length: int, seed: int = 0, offset: float = 0.0) -> Tensor:
+    return torch.randn(count, length, generator=torch.Generator().manual_seed(seed)) + offset
+
+
+def slow_nearest_distance(queries: Tensor, memory: Tensor) -> list[float]:
+    rows = memory.double().numpy()
+    return [float(min(np.linalg.norm(query - row) for row in rows)) for query in queries.double().numpy()]
+
+
+def slow_greedy_coreset(candidates: Tensor, size: int) -> list[int]:
+    """Greedy k-center by its definition: every step looks at all pairs anew."""
+    points = candidates.double().numpy()
+    chosen = [int(np.linalg.norm(points - points.mean(axis=0), axis=1).argmax())]
+    while len(chosen) < size:
+        left = [index for index in range(len(points)) if index not in chosen]
+        to_chosen = [min(np.linalg.norm(points[index] - points[other]) for other in chosen) for index in left]
+        chosen.append(left[int(np.argmax(to_chosen))])
+    return chosen
+
+
+def covering_radius(candidates: Tensor, chosen: Tensor) -> float:
+    return float(torch.cdist(candidates.double(), candidates[chosen].double()).amin(dim=1).max())
+
+
+@devices
+@pytest.mark.parametrize(("num_queries", "num_rows", "length"), [(1, 1, 1), (7, 30, 5), (60, 40, 100), (25, 3, 2)])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_distance_equals_a_loop_over_all_pairs(
+    device: str, num_queries: int, num_rows: int, length: int, offset: float
+) -> None:
+    queries, memory = patches(num_queries, length, 1, offset), patches(num_rows, length, 2, offset)
+    distance = nearest_distance(queries.to(device), memory.to(device))
+    assert (distance.dtype, distance.device.type) == (torch.float32, device)
+    np.testing.assert_allclose(distance.cpu(), slow_nearest_distance(queries, memory), rtol=1e-5)
+
+
+@devices
+def test_distance_equals_cdist_beyond_one_chunk(device: str) -> None:
+    queries, memory = patches(5000, 24, 1), patches(700, 24, 2)
+    expected = torch.cdist(queries.double(), memory.double()).amin(dim=1).float()
+    torch.testing.assert_close(
+        nearest_distance(queries.to(device), memory.to(device)).cpu(), expected, rtol=1e-5, atol=0
+    )
+
+
+@devices
+def test_a_remembered_patch_has_distance_zero(device: str) -> None:
+    memory = patches(2000, 96, offset=10.0).to(device)
+    assert not nearest_distance(memory, memory).any()
+
+
+@devices
+def test_distance_does_not_depend_on_the_other_patches(device: str) -> None:
+    queries, memory = patches(600, 64, 1).to(device), patches(2000, 64, 2).to(device)
+    alone = torch.cat([nearest_distance(chunk, memory) for chunk in queries.split(1)])
+    torch.testing.assert_close(nearest_distance(queries, memory), alone, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_any_precision_is_taken(dtype: torch.dtype) -> None:
+    queries, memory = patches(30, 8, 1).to(dtype), patches(50, 8, 2).to(dtype)
+    np.testing.assert_allclose(nearest_distance(queries, memory), slow_nearest_distance(queries, memory), rtol=1e-5)
+
+
+def test_no_patches_no_distances() -> None:
+    assert nearest_distance(torch.empty(0, 4), patches(3, 4)).shape == (0,)
+
+
+@devices
+@pytest.mark.parametrize(("count", "length", "size"), [(150, 8, 30), (60, 32, 59), (80, 1, 5), (40, 2, 1)])
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+def test_coreset_equals_the_definition(device: str, count: int, length: int, size: int, offset: float) -> None:
+    candidates = patches(count, length, offset=offset)
+    assert greedy_coreset(candidates.to(device), size).tolist() == slow_greedy_coreset(candidates, size)
+
+
+def test_coreset_without_projection_equals_the_definition() -> None:
+    candidates = patches(60, 100)
+    assert greedy_coreset(candidates, 20, num_projected=100).tolist() == slow_greedy_coreset(candidates, 20)
+    assert greedy_coreset(candidates, 20).tolist() != slow_greedy_coreset(candidates, 20)
+
+
+def test_coreset_of_projected_patches_covers_better_than_chance() -> None:
+    spread = torch.logspace(0, -2, 150)  # as in features, few directions hold most of the variance
+    candidates = torch.cat([patches(900, 150) * spread, patches(30, 150, seed=1) * spread * 4])
+    generator = torch.Generator().manual_seed(0)
+    chance = [covering_radius(candidates, torch.randperm(930, generator=generator)[:60]) for _ in range(20)]
+    ours = covering_radius(candidates, greedy_coreset(candidates, 60))
+    assert ours < min(chance)
+    assert ours < 0.7 * median(chance)
+
+
+def test_coreset_does_not_touch_or_follow_the_global_seed() -> None:
+    candidates = patches(200, 64)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = greedy_coreset(candidates, 50)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(greedy_coreset(candidates, 50), first)
+
+
+@pytest.mark.parametrize("length", [4, 64])
+@pytest.mark.parametrize("size", [10, 11, 1000])
+def test_a_size_that_holds_all_keeps_all_in_order(length: int, size: int) -> None:
+    assert greedy_coreset(patches(10, length), size).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("length", [3, 64])
+def test_copies_are_taken_last_and_nothing_twice(length: int) -> None:
+    candidates = patches(6, length).repeat(5, 1)
+    chosen = greedy_coreset(candidates, 25)
+    assert sorted(index % 6 for index in chosen[:6].tolist()) == list(range(6))
+    assert len(set(chosen.tolist())) == 25
+    assert len(set(greedy_coreset(torch.ones(20, length), 15).tolist())) == 15
+
+
+def test_memory_remembers_patches_and_measures_the_distance_to_them() -> None:
+    memory, candidates = PatchMemory(), patches(100, 12)
+    memory.fit(candidates, size=20)
+    assert torch.equal(memory.patches, candidates[greedy_coreset(candidates, 20)])
+    queries = patches(30, 12, seed=1)
+    assert torch.equal(memory(queries), nearest_distance(queries, memory.patches))
+    assert not memory(memory.patches).any()
+    assert memory(candidates).max().item() == pytest.approx(covering_radius(candidates, greedy_coreset(candidates, 20)))
+
+
+def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> None:
+    memory, candidates = PatchMemory(), patches(10, 4)
+    memory.fit(candidates, size=10)
+    kept = memory.state_dict()["patches"].clone()
+    candidates.zero_()
+    assert torch.equal(memory.patches, kept)
+    assert kept.any()
+
+
+def test_an_empty_memory_says_so() -> None:
+    with pytest.raises(RuntimeError, match="memory is empty: fit it on the support first"):
+        PatchMemory()(patches(3, 4))

@@ -1,0 +1,210 @@
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomaly_zoo import run as run_module
+from anomaly_zoo.config import build, resolve
+from anomaly_zoo.data.support import support_sha256
+from anomaly_zoo.results import Result, load, save
+from anomaly_zoo.run import run
+from tests.test_contract import METHODS, QUICK
+
+METRICS = {"image_auroc", "image_ap", "image_f1_max"} | {"pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005"}
+
+
+def config_for(method: str | Path, root: Path, *more: str) -> dict[str, Any]:
+    options = [f"--data.root={root}", "--data.category=alpha", "--data.shots=4", "--data.image_size=64"]
+    return resolve(method, [*options, "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", *more])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def result(tiny_root: Path, store: Path) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB", "0")
+        return run(config_for("patchcore", tiny_root, "--seed_everything=3"), "patchcore", store)
+
+
+def test_the_result_says_which_run_it_is(result: Result, tiny_root: Path) -> None:
+    assert (result.dataset, result.category, result.method) == ("tiny", "alpha", "patchcore")
+    assert (result.shots, result.seed, result.backbone) == (4, 3, "tf_efficientnet_lite0")
+    assert (result.status, result.error) == ("ok", None)
+    assert result.config == config_for("patchcore", tiny_root, "--seed_everything=3")
+
+
+def test_the_result_has_every_metric_overall_and_per_defect(result: Result) -> None:
+    assert result.per_defect.keys() == {"large", "small"}
+    for metrics in (result.metrics, *result.per_defect.values()):
+        assert metrics.keys() == METRICS
+        assert all(0 <= value <= 1 for value in metrics.values())
+    assert result.undefined == {}
+
+
+def test_the_result_says_what_it_cost(result: Result) -> None:
+    assert result.timing.keys() == {"adapt_s", "test_s", "ms_per_image"}
+    assert all(0 < value < math.inf for value in result.timing.values())
+    assert result.timing["ms_per_image"] < 1000 * result.timing["test_s"]
+    assert 50 < result.resources["peak_rss_mib"] < 100_000
+    assert result.resources["trainable_params"] == 0
+    assert result.device.startswith("cpu (")
+
+
+def test_the_result_lists_the_support_relative_to_the_dataset(result: Result, tiny_root: Path) -> None:
+    files = [tiny_root / path for path in result.support["paths"]]
+    assert len(set(files)) == 4
+    assert all(file.is_file() and file.parent == tiny_root / "alpha" / "train" / "good" for file in files)
+    assert result.support["sha256"] == support_sha256(files, tiny_root)
+
+
+def test_the_result_lists_every_test_image(result: Result, tiny_root: Path) -> None:
+    kinds = [(image["defect"], image["label"]) for image in result.images]
+    assert sorted(kinds) == [("", False)] * 3 + [("large", True)] * 3 + [("small", True)] * 3
+    assert {Path(image["path"]).name for image in result.images} == {"000.png", "001.png", "002.png"}
+
+
+def test_the_result_says_what_made_it(result: Result) -> None:
+    assert result.versions.keys() >= {"anomaly_zoo", "python", "torch", "lightning", "timm", "torchmetrics", "numpy"}
+    assert result.started.endswith("+00:00")
+    if result.git is not None:
+        assert len(str(result.git["commit"])) == 40
+        assert isinstance(result.git["dirty"], bool)
+
+
+def test_there_is_no_commit_where_the_package_only_lies_inside_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "repository" / ".venv" / "anomaly_zoo" / "run.py"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    monkeypatch.setattr(run_module, "__file__", str(file))
+    assert run_module._git() is None
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path / "repository")]
+    for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message=theirs"]):
+        subprocess.run([*git, *command], check=True)
+    assert run_module._git() is None
+    subprocess.run([*git, "add", str(file)], check=True)
+    assert (run_module._git() or {}).get("dirty") is True
+
+
+def test_the_result_can_be_stored(result: Result, tmp_path: Path) -> None:
+    assert load(save(result, tmp_path)) == result
+
+
+def test_without_tracking_only_pictures_are_written(result: Result, store: Path) -> None:
+    folder = result.path_in(store).with_suffix("")
+    written = {path.relative_to(folder).as_posix() for path in store.rglob("*") if path.is_file()}
+    kinds = ("good", "large", "small")
+    assert written == {f"pictures/{kind}_00{number}.png" for kind in kinds for number in range(2)}
+
+
+def test_without_masks_pixel_metrics_are_undefined_with_a_reason(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB", "0")
+    root = shutil.copytree(tiny_root, tmp_path / "tiny", ignore=shutil.ignore_patterns("ground_truth"))
+    result = run(config_for("patchcore", root), "patchcore", tmp_path / "results")
+    assert result.metrics.keys() == {"image_auroc", "image_ap", "image_f1_max"}
+    assert result.undefined.keys() == METRICS - result.metrics.keys()
+    assert all(result.undefined.values())
+    save(result, tmp_path / "results")
+
+
+def scores(method: str, root: Path) -> dict[str, float]:
+    """The image score of every test image. A batch per folder, so that arithmetic cannot depend on folder names."""
+    config = config_for(method, root, "--data.dataset=tiny", "--data.test_batch_size=3")
+    arguments = config["model"]["init_args"]
+    arguments |= {key: min(value, arguments[key]) for key, value in QUICK.items() if key in arguments}
+    cli = build(config)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    return {Path(image["path"]).relative_to(root).as_posix(): image["score"] for image in cli.evaluation.images}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_of_test_images_do_not_change_their_scores(method: str, tiny_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_root, tmp_path / "permuted")
+    test = root / "alpha" / "test"
+    for old, new in (("good", "x"), ("large", "good"), ("x", "large")):
+        (test / old).rename(test / new)
+    swapped = {"good": "large", "large": "good", "small": "small"}
+    right, permuted = scores(method, tiny_root), scores(method, root)
+    assert len(right) == 9
+    assert {f"alpha/test/{swapped[path.split('/')[2]]}/{path.split('/')[3]}": s for path, s in permuted.items()} == right
+
+
+TRACKED = """
+import sys
+import tests.toy
+from anomaly_zoo.bench import main
+
+training_step = tests.toy.Toy.training_step
+
+def fails_on_alpha(self, batch, batch_idx):
+    if "/alpha/" in batch.path[0] and batch_idx == 1:
+        raise RuntimeError("no luck")
+    return training_step(self, batch, batch_idx)
+
+tests.toy.Toy.training_step = fails_on_alpha
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def records(file: Path) -> dict[str, list[Any]]:
+    """What a `.wandb` file holds, by the kind of record."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    datastore = DataStore()
+    datastore.open_for_scan(str(file))
+    found: dict[str, list[Any]] = {}
+    while (data := datastore.scan_data()) is not None:
+        record = Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        found.setdefault(kind, []).append(getattr(record, kind))
+    return found
+
+
+@pytest.mark.slow
+def test_tracking_writes_everything_into_the_folder_of_the_run(tiny_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text("model: {class_path: tests.toy.Toy, init_args: {steps: 3}}\n")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "cwd").mkdir()
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "XDG"))}
+    environment = keep | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    options = ["--method", "../toy.yaml", "--root", str(tiny_root), "--shots", "2", "--seeds", "0", "--image-size", "64"]
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKED, *options, "--results", "../results"],
+        cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr  # alpha fails
+    assert done.stderr == ""
+    assert not [path for folder in ("home", "cwd") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+
+    failed, tracked = (tmp_path / "results" / "tiny" / name / "toy" / "shots=2" / "seed=0" for name in ("alpha", "beta"))
+    files = {folder: list(folder.rglob("*.wandb")) for folder in (failed, tracked)}
+    assert [len(found) for found in files.values()] == [1, 1]
+    assert records(files[failed][0])["exit"][0].exit_code == 1
+
+    found = records(files[tracked][0])
+    assert found["exit"][0].exit_code == 0
+    assert found["run"][0].display_name == "tiny/beta/toy/2/0"
+    config = {item.key: item.value_json for item in found["run"][0].config.update}
+    assert config["method"] == '"toy"'
+    assert config["category"] == '"beta"'
+    assert '"image_size":64' in config["config"].replace(" ", "")
+    logged = [item.nested_key[0] if item.nested_key else item.key for row in found["history"] for item in row.item]
+    assert logged.count("train/loss") == 3
+    assert logged.count("test/image_auroc") == logged.count("test/aupro") == 1
+    assert logged.count("test/pictures") == 1
+    assert len(list(tracked.rglob("media/images/test/*.png"))) == 6
