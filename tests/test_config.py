@@ -97,7 +97,7 @@ def test_a_wrong_method_file_is_one_line_that_names_the_key(
 
 
 def test_an_unknown_method_lists_those_that_exist(tiny_root: Path) -> None:
-    with pytest.raises(ValueError, match="'nope' is unknown.*patchcore, "):
+    with pytest.raises(ValueError, match=r"'nope' is unknown.*patchcore, "):
         resolve("nope", options(tiny_root))
 
 
@@ -118,7 +118,9 @@ def test_the_seed_decides_the_first_weights(tiny_root: Path, tmp_path: Path) -> 
 
     def weights(seed: int) -> torch.Tensor:
         torch.rand(seed + 1)  # whatever happened before
-        return build(resolve(file, [*options(tiny_root), f"--seed_everything={seed}"])).model.get_parameter("head.weight")
+        return build(resolve(file, [*options(tiny_root), f"--seed_everything={seed}"])).model.get_parameter(
+            "head.weight"
+        )
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))

@@ -94,7 +94,7 @@ def trainer(folder: Path, **options: Any) -> L.Trainer:
         "enable_model_summary": False,
         "enable_checkpointing": False,
     }
-    return L.Trainer(accelerator="cpu", default_root_dir=folder, **({"max_epochs": -1} | quiet | options))
+    return L.Trainer(accelerator="cpu", default_root_dir=folder, **({"max_epochs": 4} | quiet | options))
 
 
 def fitted(root: Path, folder: Path, **options: Any) -> Toy:
@@ -212,7 +212,7 @@ def test_scoring_before_adapting_is_refused(tiny_root: Path, tmp_path: Path, nam
 )
 def test_numbers_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name}={value}.*need steps >= 0, views >= 1, a rate > 0"):
-        toy(**{name: value})
+        Toy(Backbone("test_resnet", weights="none"), **{name: value})  # type: ignore[arg-type]
 
 
 @loses_arguments
@@ -247,13 +247,14 @@ def test_loading_takes_other_arguments(tiny_root: Path, tmp_path: Path) -> None:
     assert same(scores(loaded), scores(module))
 
 
-def test_a_trainer_loads_a_checkpoint_into_a_new_module(tiny_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_fitted", [False, True])
+def test_a_trainer_loads_a_checkpoint_into_another_module(tiny_root: Path, tmp_path: Path, is_fitted: bool) -> None:
     module = fitted(tiny_root, tmp_path)
     path = saved(module, tmp_path / "adapted.ckpt")
-    torch.manual_seed(1)
-    fresh = Toy(Backbone("test_resnet", weights="none"))
-    trainer(tmp_path).test(fresh, datamodule=data(tiny_root), ckpt_path=path, weights_only=True)
-    assert same(scores(fresh), scores(module))
+    other = fitted(tiny_root, tmp_path, support_views=1, steps=1) if is_fitted else toy()
+    assert other.memory.patches.shape != module.memory.patches.shape
+    trainer(tmp_path).test(other, datamodule=data(tiny_root), ckpt_path=path, weights_only=True)
+    assert same(scores(other), scores(module))
 
 
 def test_a_checkpoint_of_a_frozen_backbone_loads(tiny_root: Path, tmp_path: Path) -> None:

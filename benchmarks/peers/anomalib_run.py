@@ -50,7 +50,7 @@ PADIM_FEATURES = 100  # anomalib has no default for this backbone; this is its d
 
 @register_model
 def efficientnet_lite0_packaged(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """timm's EfficientNet-Lite0, whose pretrained weights come from the installed package instead of a hub.
+    """EfficientNet-Lite0 of timm, whose pretrained weights come from the installed package instead of a hub.
 
     Registered under this name so that every anomalib model loads it the way it loads any timm backbone.
     """

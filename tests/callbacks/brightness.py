@@ -14,6 +14,6 @@ class Brightness(L.LightningModule):
         anomaly_map = 60 + 100 * image.mean(dim=1)
         return Prediction(anomaly_map, anomaly_map[:, :32, :32].flatten(1).mean(dim=1))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
+    def test_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override]
         prediction: Prediction = self(batch.image)
         return prediction

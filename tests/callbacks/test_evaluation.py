@@ -68,7 +68,8 @@ def test_metrics_are_those_of_all_predictions_at_once(tiny_root: Path, tmp_path:
     by_hand = DetectionMetrics(["large", "small"])
     image, mask, label = (torch.cat([getattr(b, name) for b in batches]) for name in ("image", "mask", "label"))
     defect = [Path(path).parent.name for batch in batches for path in batch.path]
-    by_hand.update(*Brightness()(image), mask, label, defect)
+    anomaly_map, image_score = Brightness()(image)
+    by_hand.update(anomaly_map, image_score, mask, label, defect)
     assert (callback.metrics, callback.per_defect, callback.undefined) == tuple(by_hand.compute())
     assert set(callback.metrics) == {*IMAGE_METRICS, *PIXEL_METRICS}
     assert set(callback.per_defect) == {"large", "small"}

@@ -57,7 +57,7 @@ def test_parameters_after_the_last_stage_are_left_out(name: str) -> None:
 @pytest.mark.parametrize("name", [*SMALL, "resnet18"])
 @pytest.mark.parametrize("stages", [[0], [1, 3], [0, 1, 2, 3]])
 def test_features_are_those_of_timm_on_the_normalised_image(tmp_path: Path, name: str, stages: list[int]) -> None:
-    reference = timm.create_model(name, pretrained=False).eval()
+    reference: Any = timm.create_model(name, pretrained=False).eval()
     for value in reference.state_dict().values():
         if value.is_floating_point():
             value.add_(0.1 * torch.rand(value.shape, generator=torch.Generator().manual_seed(1)))
@@ -111,8 +111,8 @@ def test_a_vit_covers_the_whole_of_an_image_that_its_patches_do_not_tile() -> No
 @pytest.mark.parametrize("name", SMALL)
 def test_training_leaves_mode_and_statistics_alone_and_reaches_the_stem(name: str) -> None:
     torch.manual_seed(0)
-    parent = nn.Sequential(Backbone(name, weights="none"), nn.Identity()).train()
-    backbone = parent[0]
+    backbone = Backbone(name, weights="none")
+    parent = nn.Sequential(backbone, nn.Identity()).train()
     for parameter in backbone.parameters():
         nn.init.normal_(parameter, std=0.2)  # timm starts the last scale of a residual branch with 0
     before = {key: value.clone() for key, value in backbone.named_buffers()}

@@ -90,7 +90,7 @@ def test_patches_are_ordered_by_image_then_row_then_column() -> None:
     assert patches.is_contiguous()
     for index, (image, y, x) in enumerate(np.ndindex(2, 4, 5)):
         assert patches[index].tolist() == grid[image, :, y, x].tolist()
-    back = patches[:, 0].unflatten(0, (2, 4, 5))  # what methods do with a value per patch
+    back = patches[:, 0].view(2, 4, 5)  # what methods do with a value per patch
     assert torch.equal(back, grid[:, 0])
 
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
-from skimage.data import chelsea, coffee
+from skimage import data
 from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import Backbone
@@ -24,6 +24,10 @@ TINY = "test_resnet"
 def model(name: str = TINY, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return timm.create_model(name, pretrained=False)
+
+
+def configuration(name: str) -> Any:
+    return timm.get_pretrained_cfg(name)
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -47,8 +51,9 @@ def test_packaged_weights_recognise_photos(name: str) -> None:
     network = model(name)
     assert load_weights(network, name, "auto") == []
     network.eval()
-    assert classify(network, chelsea()) in CATS
-    assert classify(network, coffee()) == ESPRESSO
+    photo: Any = data  # scikit-image has no types
+    assert classify(network, photo.chelsea()) in CATS
+    assert classify(network, photo.coffee()) == ESPRESSO
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +202,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_weights_from_the_cache_of_timms_hub(hub_cache: Path, name: str) -> None:
     state = model(name).state_dict()
-    repository = f"models--timm--{name}.{timm.get_pretrained_cfg(name).tag}"
+    repository = f"models--timm--{name}.{configuration(name).tag}"
     folder = hub_cache / repository / "snapshots" / ("0" * 40)
     folder.mkdir(parents=True)
     safetensors.torch.save_file(state, folder / "model.safetensors")
@@ -217,6 +222,6 @@ def test_an_unreachable_hub_says_what_to_do(hub_cache: Path) -> None:
 
 
 def test_a_model_that_was_never_trained_is_refused(hub_cache: Path) -> None:
-    assert not timm.get_pretrained_cfg("ghostnet_050").has_weights
+    assert not configuration("ghostnet_050").has_weights
     with pytest.raises(ValueError, match=r"could not provide pre-trained weights for ghostnet_050 \(.*No pretrained"):
         Backbone("ghostnet_050")

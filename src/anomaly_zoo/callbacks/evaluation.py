@@ -50,7 +50,7 @@ class EvaluationCallback(L.Callback):
         anomaly_map, image_score = outputs.anomaly_map.cpu(), outputs.image_score.cpu()
         self._metrics.update(anomaly_map, image_score, batch.mask.cpu(), batch.label.cpu(), defect)
         rows = zip(batch.path, defect, batch.label.tolist(), image_score.tolist(), strict=True)
-        self._images += [ImageScore(path=path, defect=name, label=label, score=score) for path, name, label, score in rows]
+        self._images += [ImageScore(path=row[0], defect=row[1], label=row[2], score=row[3]) for row in rows]
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gathers the processes of a distributed run and computes everything once."""

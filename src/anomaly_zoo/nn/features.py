@@ -21,8 +21,10 @@ def patch_grid(features: list[Tensor], neighbourhood: int = 1) -> Float[Tensor, 
     size = features[0].shape[-2:]
     features = [F.normalize(feature, dim=1) for feature in features]
     if neighbourhood > 1:
-        window = {"kernel_size": neighbourhood, "stride": 1, "padding": neighbourhood // 2, "count_include_pad": False}
-        features = [F.avg_pool2d(feature, **window) for feature in features]
+        features = [
+            F.avg_pool2d(feature, neighbourhood, stride=1, padding=neighbourhood // 2, count_include_pad=False)
+            for feature in features
+        ]
     return torch.cat([F.interpolate(feature, size, mode="bilinear") for feature in features], dim=1)
 
 

@@ -45,13 +45,13 @@ def nearest_distance(patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"]
         tensor([2.])
     """
     patches, memory = patches.detach().float(), memory.float()
-    chunks = patches.split(4096)
+    chunks = torch.split(patches, 4096)
     if patches.device.type == "cpu":
         faiss.omp_set_num_threads(torch.get_num_threads())
         nearest = torch.from_numpy(faiss.knn(patches.numpy(), memory.numpy(), 1)[1][:, 0])
     else:
         nearest = torch.cat([torch.cdist(chunk, memory).argmin(dim=1) for chunk in chunks])
-    rows = nearest.split(4096)
+    rows = torch.split(nearest, 4096)
     return torch.cat([(chunk - memory[row]).norm(dim=1) for chunk, row in zip(chunks, rows, strict=True)])
 
 
