@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 export NO_ALBUMENTATIONS_UPDATE := 1
+export NO_MKDOCS_2_WARNING := 1
 
 # `make bench` options; DATASET defaults to MVTec AD where it is at hand, else to the embedded ELPV
 METHOD ?=

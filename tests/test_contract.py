@@ -48,7 +48,7 @@ class Adapted:
         self.module: AnomalyModule = self.cli.model
         self.before = {name: value.clone() for name, value in self.module.state_dict().items()}
         self.gradients = _Gradients()
-        self.cli.trainer.callbacks.append(self.gradients)
+        self.cli.trainer.callbacks.append(self.gradients)  # type: ignore[attr-defined]
         self.cli.trainer.fit(self.module, datamodule=self.cli.datamodule)
         self.images = torch.cat([batch.image for batch in self.cli.datamodule.test_dataloader()])
         self.module.eval()

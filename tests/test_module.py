@@ -15,11 +15,6 @@ from anomaly_zoo.nn.backbone import Backbone, Frozen
 from anomaly_zoo.nn.memory import PatchMemory
 from anomaly_zoo.types import Batch, Prediction
 
-loses_arguments = pytest.mark.xfail(
-    strict=True,
-    reason="save_hyperparameters walks the stack, where jaxtyping's wrapper hides the subclass's constructor",
-)
-
 
 class Toy(AnomalyModule):
     """Tunes a network towards the mean feature of the support, then scores the distance to it."""
@@ -215,7 +210,6 @@ def test_numbers_out_of_range(name: str, value: float) -> None:
         Toy(Backbone("test_resnet", weights="none"), **{name: value})  # type: ignore[arg-type]
 
 
-@loses_arguments
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_a_checkpoint_holds_plain_values(tiny_root: Path, tmp_path: Path, weights_only: bool) -> None:
     module = fitted(tiny_root, tmp_path, names=["x"])
@@ -226,7 +220,6 @@ def test_a_checkpoint_holds_plain_values(tiny_root: Path, tmp_path: Path, weight
     assert checkpoint["init_args"] == {"steps": 3, "support_views": 2, "learning_rate": 1e-3, "names": ["x"]}
 
 
-@loses_arguments
 def test_loading_needs_no_arguments_and_gives_the_same_scores(tiny_root: Path, tmp_path: Path) -> None:
     module = fitted(tiny_root, tmp_path, steps=2, support_views=1, learning_rate=0.01, names=("q",))
     path = saved(module, tmp_path / "adapted.ckpt")

@@ -1,6 +1,6 @@
 """The method contract: everything that a method is to the rest of the package, on one page.
 
-    prepare(support) -> training_step x steps -> calibrate(support) -> forward(image)
+prepare(support) -> training_step x steps -> calibrate(support) -> forward(image)
 """
 
 import inspect
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.types import Batch, Prediction
-
 
 Module = TypeVar("Module", bound="AnomalyModule")
 
@@ -39,14 +38,20 @@ class AnomalyModule(L.LightningModule, ABC):
     """
 
     is_calibrated: Tensor
+    _init_args: dict[str, Any]
 
-    def __init__(
-        self, backbone: Backbone, steps: int = 0, support_views: int = 1, learning_rate: float = 1e-4
-    ) -> None:
+    def __new__(cls, *args: Any, **kwargs: Any) -> "AnomalyModule":
+        """Notes the constructor's arguments but the backbone, which rebuild the module from a checkpoint."""
+        module = super().__new__(cls)
+        bound = inspect.signature(cls).bind_partial(*args, **kwargs)  # partial, since copying passes none
+        bound.apply_defaults()
+        module._init_args = {name: value for name, value in bound.arguments.items() if name != "backbone"}
+        return module
+
+    def __init__(self, backbone: Backbone, steps: int = 0, support_views: int = 1, learning_rate: float = 1e-4) -> None:
         super().__init__()
         if steps < 0 or support_views < 1 or learning_rate <= 0:
             raise ValueError(f"{steps=}, {support_views=}, {learning_rate=}: need steps >= 0, views >= 1, a rate > 0.")
-        self.save_hyperparameters(ignore=["backbone"], logger=False)
         self.backbone: nn.Module = backbone
         self.backbone_spec = backbone.spec
         self.steps = steps
@@ -94,10 +99,12 @@ class AnomalyModule(L.LightningModule, ABC):
         self.calibrate(self._support())
         self.is_calibrated.fill_(True)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
+    def test_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override] # a NamedTuple
         """The prediction; a callback computes every metric from it."""
         if not self.is_calibrated:
-            raise RuntimeError(f"This {type(self).__name__} is not adapted yet: fit it, or load a checkpoint.")
+            raise RuntimeError(
+                f"This {type(self).__name__} is not adapted yet: fit it, or load a checkpoint saved after `fit` ended."
+            )
         prediction: Prediction = self(batch.image)
         return prediction
 
@@ -109,17 +116,15 @@ class AnomalyModule(L.LightningModule, ABC):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined] # set by fit(datamodule=...)
         if datamodule is None:
             raise ValueError("Pass the data as `trainer.fit(module, datamodule=...)`: the support comes from there.")
-        support: Batch = datamodule.support(self.support_views)
-        return Batch(*(part.to(self.device) if isinstance(part, Tensor) else part for part in support))
+        image, mask, label, path = datamodule.support(self.support_views)
+        return Batch(image.to(self.device), mask.to(self.device), label.to(self.device), path)
 
     # Checkpoints hold plain numbers and tensors; loading needs no arguments and unpickles no code.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what rebuilds the module."""
-        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)  # LightningCLI would mistake them for a configuration
         checkpoint["backbone"] = self.backbone_spec
-        own = inspect.signature(type(self)).parameters
-        checkpoint["init_args"] = {name: value for name, value in self.hparams.items() if name in own}
+        checkpoint["init_args"] = self._init_args
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""

@@ -61,8 +61,8 @@ class COFT(AnomalyModule):
     def __init__(
         self,
         backbone: Backbone,
-        steps: int = 20,
-        learning_rate: float = 1e-4,
+        steps: int = 10,
+        learning_rate: float = 3e-5,
         support_views: int = 8,
         contrast: Literal["simsiam", "infonce"] = "simsiam",
         temperature: float = 0.2,
@@ -78,7 +78,9 @@ class COFT(AnomalyModule):
         if unknown or not negatives:
             raise ValueError(f"negatives={list(negatives)}: choose among {', '.join(FAMILIES)}.")
         if min(cross_instance_weight, negative_weight, embedding_weight) < 0 or max_patches < 1:
-            raise ValueError(f"{cross_instance_weight=}, {negative_weight=}, {embedding_weight=}, {max_patches=}: too small.")
+            raise ValueError(
+                f"{cross_instance_weight=}, {negative_weight=}, {embedding_weight=}, {max_patches=}: too small."
+            )
         self.contrast = contrast
         self.temperature = temperature
         self.cross_instance_weight = cross_instance_weight
@@ -113,7 +115,7 @@ class COFT(AnomalyModule):
 
     def calibrate(self, support: Batch) -> None:
         """Fits the Gaussian and the memory, and the spread of both scores, on the support."""
-        features = [self.backbone(images) for images in support.image.split(8)]
+        features = [self.backbone(images) for images in torch.split(support.image, 8)]
         grid = torch.cat([patch_grid(stages) for stages in features])
         embedding = torch.cat([_embedding(stages) for stages in features])
         self.map_spread, self.embedding_spread = self._held_out_spread(grid, embedding, _instances(support.path))
@@ -134,9 +136,9 @@ class COFT(AnomalyModule):
         self, grid: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n d"], instance: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean distance, by patches and by embedding, of support images to all others (to its other views if k = 1)."""
-        groups = instance if len(instance.unique()) > 1 else torch.arange(len(instance))
+        groups = instance if len(torch.unique(instance)) > 1 else torch.arange(len(instance))
         largest, embedded = [], []
-        for held_out in groups.unique()[:8]:
+        for held_out in torch.unique(groups)[:8]:
             out = (groups == held_out).nonzero()[:1, 0]
             rest = groups != held_out
             if not rest.any():  # a single view: nothing to compare with
