@@ -43,10 +43,10 @@ type: $(STAMP) ## mypy, strict, on src and tests
 	$(BIN)/mypy
 
 test: $(STAMP) ## the fast tests
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
 
 test-slow: $(STAMP) ## the tests that train on real images or start processes
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 check: lint type test test-slow docs ## everything that CI checks
 

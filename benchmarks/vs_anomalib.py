@@ -224,21 +224,23 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder in the MVTec layout")
     parser.add_argument("--dataset", help="its name in the report (default: the folder's name)")
-    parser.add_argument("--category", nargs="+", required=True)
+    parser.add_argument("--category", nargs="+", default=["all"], help="categories (default: all)")
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ours", nargs="+", default=["patchcore"], help="our methods")
     parser.add_argument("--models", nargs="+", default=["patchcore"], choices=("patchcore", "padim", "stfpm"))
     parser.add_argument("--image-size", type=int, default=256, help="pixels")
     parser.add_argument("--steps", type=int, default=150, help="optimizer steps of anomalib's stfpm")
-    parser.add_argument("--as-shipped", action="store_true", help="anomalib's defaults: validation, pictures, files")
+    parser.add_argument("--as-shipped", action="store_true", help="anomalib's defaults (see benchmarks/README.md)")
     parser.add_argument("--peer-workers", type=int, default=0, help="data loading processes of anomalib")
     parser.add_argument("--peer-python", type=Path, default=PEER_PYTHON, help="interpreter of the peer environment")
     parser.add_argument("--output", type=Path, help="also write the table as Markdown")
     args = parser.parse_args()
     if not args.peer_python.is_file():
         parser.error(f"no peer environment at {args.peer_python}: `make bench-peers` builds it")
-    for category in args.category:
+    if args.category == ["all"] and args.root.is_dir():
+        args.category = sorted(path.name for path in args.root.iterdir() if (path / "train").is_dir())
+    for category in args.category or ["*"]:
         if not (args.root / category / "train").is_dir():
             parser.error(f"{args.root / category} is not a category in the MVTec layout (it has no train folder)")
     args.root = args.root.resolve()
