@@ -56,6 +56,15 @@ bench: $(STAMP) ## run one method on a dataset: make bench METHOD=coft SHOTS=8
 compare: $(STAMP) ## the table of all results
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)
 
+bench-peers: $(STAMP) .venv-peers/.ready ## beside anomalib: make bench-peers ROOT=datasets/mvtec_ad CATEGORY=bottle
+	$(BIN)/python benchmarks/vs_anomalib.py --root $(ROOT) --category $(CATEGORY)
+	PYTHONPATH=src .venv-peers/bin/python benchmarks/metrics.py
+
+.venv-peers/.ready: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers/requirements.txt
+	@touch $@
+
 docs: $(STAMP) ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
