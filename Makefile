@@ -12,6 +12,7 @@ SHOTS ?= 8
 SEEDS ?= 0 1 2
 CATEGORY ?= all
 RESULTS ?= results
+MODELS ?= patchcore
 BENCH = $(BIN)/python -m anomaly_zoo.bench --method "$(METHOD)" --shots $(SHOTS) --seeds $(SEEDS) --category $(CATEGORY) \
 	--results $(RESULTS) $(if $(DATASET),--dataset $(DATASET)) $(if $(ROOT),--root $(ROOT)) \
 	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force)
@@ -57,12 +58,15 @@ compare: $(STAMP) ## the table of all results
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)
 
 bench-peers: $(STAMP) .venv-peers/.ready ## beside anomalib: make bench-peers ROOT=datasets/mvtec_ad CATEGORY=bottle
-	$(BIN)/python benchmarks/vs_anomalib.py --root $(ROOT) --category $(CATEGORY)
-	PYTHONPATH=src .venv-peers/bin/python benchmarks/metrics.py
+	@test -n "$(ROOT)" || { echo "Pass ROOT=<folder in the MVTec layout>, and CATEGORY=<name> for less than all of it."; exit 2; }
+	$(BIN)/python benchmarks/vs_anomalib.py --root "$(ROOT)" $(if $(DATASET),--dataset $(DATASET)) --category $(CATEGORY) \
+		--shots $(SHOTS) --seeds $(SEEDS) --ours $(or $(METHOD),patchcore) --models $(MODELS) $(if $(REPORT),--output $(REPORT))
+	PYTHONPATH=src .venv-peers/bin/python -W ignore benchmarks/metrics.py
 
 .venv-peers/.ready: benchmarks/peers/requirements.txt
+	rm -rf .venv-peers
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers/requirements.txt
+	.venv-peers/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
 docs: $(STAMP) ## build the documentation into site/

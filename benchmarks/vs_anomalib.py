@@ -35,7 +35,7 @@ HEADER = ("category", "seed", "method", *METRICS.values(), "fit s", "test s", "t
 CAPTION = (
     "fit s: adapting to the support. test s: scoring the test split, metrics included. ratio: total s over that of "
     "the first row of the cell. process s: from start to exit of the process, imports and checks included. "
-    "MiB: peak resident memory. Last rows: mean of the scores, median of times and memory."
+    "MiB: peak resident memory. Last rows: mean of the scores; median of fit, test, ratio, process and memory."
 )
 
 console = Console(width=None if sys.stdout.isatty() else 160)
