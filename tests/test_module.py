@@ -32,7 +32,7 @@ class Toy(AnomalyModule):
         super().__init__(backbone, steps, support_views, learning_rate)
         self.names = names
         self.register_buffer("target", torch.empty(0))
-        self.memory = PatchMemory()
+        self.memory = PatchMemory(1)
         self.events: list[str] = []
         self.supports: list[Batch] = []
         self.calibrated_with = {"grad": True, "training": True}
@@ -56,11 +56,11 @@ class Toy(AnomalyModule):
         self.calibrated_with = {"grad": torch.is_grad_enabled(), "training": self.training}
         embedded = self._embed(support.image)
         self.target = embedded.mean(dim=0)
-        self.memory.fit(embedded, size=100)
+        self.memory.fit([embedded[:, :, None, None]], size=100)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         embedded = self._embed(image)
-        score = (embedded - self.target).norm(dim=1) + self.memory(embedded)
+        score = (embedded - self.target).norm(dim=1) + self.memory([embedded[:, :, None, None]])[0].flatten()
         return Prediction(score[:, None, None] * image.mean(dim=1), score)
 
     def _embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -245,7 +245,7 @@ def test_a_trainer_loads_a_checkpoint_into_another_module(tiny_root: Path, tmp_p
     module = fitted(tiny_root, tmp_path)
     path = saved(module, tmp_path / "adapted.ckpt")
     other = fitted(tiny_root, tmp_path, support_views=1, steps=1) if is_fitted else toy()
-    assert other.memory.patches.shape != module.memory.patches.shape
+    assert other.memory.stage0.shape != module.memory.stage0.shape
     trainer(tmp_path).test(other, datamodule=data(tiny_root), ckpt_path=path, weights_only=True)
     assert same(scores(other), scores(module))
 

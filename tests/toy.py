@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone, Frozen
-from anomaly_zoo.nn.features import patch_grid, to_image
+from anomaly_zoo.nn.features import to_image
 from anomaly_zoo.types import Batch, Prediction
 
 
@@ -25,7 +25,7 @@ class Toy(AnomalyModule):
     def __init__(self, backbone: Backbone, steps: int = 2, learning_rate: float = 1e-4, length: int = 32) -> None:
         super().__init__(backbone, steps=steps, learning_rate=learning_rate)
         self.backbone = Frozen(backbone)
-        self.head = nn.Conv2d(sum(backbone.num_channels), length, 1, bias=False)
+        self.head = nn.Conv2d(backbone.num_channels[0], length, 1, bias=False)
         self.register_buffer("mean", torch.zeros(length, 1, 1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -46,5 +46,5 @@ class Toy(AnomalyModule):
         return Prediction(anomaly_map, anomaly_map.flatten(1).amax(dim=1))
 
     def _project(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
-        patches: Tensor = self.head(patch_grid(self.backbone(image), 1))
+        patches: Tensor = self.head(self.backbone(image)[0])
         return patches

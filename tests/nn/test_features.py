@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -7,42 +5,13 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from anomaly_zoo.nn.features import patch_grid, to_image, to_patches
+from anomaly_zoo.nn.features import join, to_image, unit_patches
 
 
 def maps(*shapes: tuple[int, int, int], count: int = 2) -> list[Tensor]:
     """Feature maps of these channels, heights and widths."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(count, *shape, generator=generator) + 0.5 for shape in shapes]
-
-
-def slow_patch_grid(features: list[Tensor], neighbourhood: int) -> np.ndarray:
-    """Position by position: unit length, average over what of the window is inside, sample at the finest stage."""
-    (count, _, height, width), radius = features[0].shape, neighbourhood // 2
-    grid: Any = np.zeros((count, sum(feature.shape[1] for feature in features), height, width))
-    for image in range(count):
-        stages = []
-        for feature in features:
-            stage = feature[image].double().numpy()
-            unit = np.zeros_like(stage)
-            for y in range(stage.shape[1]):
-                for x in range(stage.shape[2]):
-                    unit[:, y, x] = stage[:, y, x] / np.linalg.norm(stage[:, y, x])
-            mean = np.zeros_like(unit)
-            for y in range(stage.shape[1]):
-                for x in range(stage.shape[2]):
-                    window = unit[:, max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
-                    mean[:, y, x] = window.mean(axis=(1, 2))
-            stages.append(mean)
-        for y in range(height):
-            for x in range(width):
-                grid[image, :, y, x] = np.concatenate(
-                    [
-                        sample(s, (y + 0.5) / height * s.shape[1] - 0.5, (x + 0.5) / width * s.shape[2] - 0.5)
-                        for s in stages
-                    ]
-                )
-    return np.asarray(grid)
 
 
 def sample(stage: np.ndarray, y: float, x: float) -> np.ndarray:
@@ -55,43 +24,31 @@ def sample(stage: np.ndarray, y: float, x: float) -> np.ndarray:
     return np.asarray(upper * (1 - y + top) + lower * (y - top))
 
 
-@pytest.mark.parametrize("neighbourhood", [1, 3])
 @pytest.mark.parametrize(
     "shapes",
-    [
-        [(3, 8, 8), (5, 4, 4), (2, 2, 2)],
-        [(4, 6, 9), (3, 3, 5)],
-        [(2, 5, 3)],
-        [(3, 4, 4), (3, 4, 4)],
-        [(2, 1, 1), (2, 1, 1)],
-    ],
+    [[(8, 8), (4, 4), (2, 2)], [(6, 9), (3, 5)], [(5, 3)], [(4, 4), (4, 4)], [(1, 1), (1, 1)]],
 )
-def test_patch_grid_equals_a_loop_over_positions(shapes: list[tuple[int, int, int]], neighbourhood: int) -> None:
-    features = maps(*shapes)
-    grid = patch_grid(features, neighbourhood)
-    assert grid.shape == (2, sum(shape[0] for shape in shapes), *shapes[0][1:])
-    np.testing.assert_allclose(grid, slow_patch_grid(features, neighbourhood), rtol=1e-4, atol=1e-6)
+def test_joined_distances_equal_a_loop_over_positions(shapes: list[tuple[int, int]]) -> None:
+    distances = [stage[:, 0].abs() for stage in maps(*((1, *shape) for shape in shapes))]
+    joined = join(distances)
+    height, width = shapes[0]
+    assert joined.shape == (2, height, width)
+    for image, y, x in np.ndindex(2, height, width):
+        stages = [distance[image, None].double().numpy() for distance in distances]
+        at = [sample(s, (y + 0.5) / height * s.shape[1] - 0.5, (x + 0.5) / width * s.shape[2] - 0.5)[0] for s in stages]
+        assert joined[image, y, x].item() == pytest.approx(sum(at), rel=1e-5)
 
 
 def test_no_stage_outvotes_another() -> None:
     fine, coarse = maps((4, 6, 6), (8, 3, 3))
-    torch.testing.assert_close(patch_grid([fine, coarse]), patch_grid([1000 * fine, 0.01 * coarse]))
-    assert patch_grid([fine])[0].norm(dim=0).allclose(torch.ones(6, 6))
+    louder = unit_patches([1000 * fine, 0.01 * coarse])
+    for quiet, loud in zip(unit_patches([fine, coarse]), louder, strict=True):
+        torch.testing.assert_close(quiet, loud)
+        torch.testing.assert_close(loud.square().sum(dim=1), torch.ones_like(loud[:, 0]))
 
 
 def test_a_position_without_features_stays_finite() -> None:
-    assert patch_grid([torch.zeros(1, 4, 5, 5)]).isfinite().all()
-
-
-def test_patches_are_ordered_by_image_then_row_then_column() -> None:
-    grid = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
-    patches = to_patches(grid)
-    assert patches.shape == (40, 3)
-    assert patches.is_contiguous()
-    for index, (image, y, x) in enumerate(np.ndindex(2, 4, 5)):
-        assert patches[index].tolist() == grid[image, :, y, x].tolist()
-    back = patches[:, 0].view(2, 4, 5)  # what methods do with a value per patch
-    assert torch.equal(back, grid[:, 0])
+    assert unit_patches([torch.zeros(1, 4, 5, 5)])[0].isfinite().all()
 
 
 @pytest.mark.parametrize("size", [(256, 256), (16, 16), (40, 200), (7, 3), (1, 1)])
@@ -105,7 +62,7 @@ def test_constant_in_constant_out(size: tuple[int, int], value: float) -> None:
 def test_map_equals_scipy(size: tuple[int, int]) -> None:
     distance = torch.rand(2, 8, 10, generator=torch.Generator().manual_seed(0))
     resized = F.interpolate(distance[:, None], size, mode="bilinear")[:, 0]
-    expected = [gaussian_filter(image.double().numpy(), 4.0, mode="mirror", truncate=3.0) for image in resized]
+    expected = [gaussian_filter(image.double().numpy(), 2.0, mode="mirror", truncate=3.0) for image in resized]
     np.testing.assert_allclose(to_image(distance, size), np.stack(expected), rtol=1e-4)
 
 

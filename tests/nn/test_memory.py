@@ -15,9 +15,10 @@ def patches(count: int, length: int, seed: int = 0, offset: float = 0.0) -> Tens
     return torch.randn(count, length, generator=torch.Generator().manual_seed(seed)) + offset
 
 
-def slow_nearest_distance(queries: Tensor, memory: Tensor) -> list[float]:
+def slow_nearest_distance(queries: Tensor, memory: Tensor, num_neighbours: int = 3) -> list[float]:
     rows = memory.double().numpy()
-    return [float(min(np.linalg.norm(query - row) for row in rows)) for query in queries.double().numpy()]
+    distances = [sorted(np.linalg.norm(query - row) for row in rows) for query in queries.double().numpy()]
+    return [float(np.mean(nearest[:num_neighbours])) for nearest in distances]
 
 
 def slow_greedy_coreset(candidates: Tensor, size: int) -> list[int]:
@@ -38,19 +39,20 @@ def covering_radius(candidates: Tensor, chosen: Tensor) -> float:
 @devices
 @pytest.mark.parametrize(("num_queries", "num_rows", "length"), [(1, 1, 1), (7, 30, 5), (60, 40, 100), (25, 3, 2)])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize("num_neighbours", [1, 3])
 def test_distance_equals_a_loop_over_all_pairs(
-    device: str, num_queries: int, num_rows: int, length: int, offset: float
+    device: str, num_queries: int, num_rows: int, length: int, offset: float, num_neighbours: int
 ) -> None:
     queries, memory = patches(num_queries, length, 1, offset), patches(num_rows, length, 2, offset)
-    distance = nearest_distance(queries.to(device), memory.to(device))
+    distance = nearest_distance(queries.to(device), memory.to(device), num_neighbours)
     assert (distance.dtype, distance.device.type) == (torch.float32, device)
-    np.testing.assert_allclose(distance.cpu(), slow_nearest_distance(queries, memory), rtol=1e-5)
+    np.testing.assert_allclose(distance.cpu(), slow_nearest_distance(queries, memory, num_neighbours), rtol=1e-5)
 
 
 @devices
 def test_distance_equals_cdist_beyond_one_chunk(device: str) -> None:
     queries, memory = patches(5000, 24, 1), patches(700, 24, 2)
-    expected = torch.cdist(queries.double(), memory.double()).amin(dim=1).float()
+    expected = torch.cdist(queries.double(), memory.double()).topk(3, largest=False).values.mean(dim=1).float()
     torch.testing.assert_close(
         nearest_distance(queries.to(device), memory.to(device)).cpu(), expected, rtol=1e-5, atol=0
     )
@@ -59,7 +61,7 @@ def test_distance_equals_cdist_beyond_one_chunk(device: str) -> None:
 @devices
 def test_a_remembered_patch_has_distance_zero(device: str) -> None:
     memory = patches(2000, 96, offset=10.0).to(device)
-    assert not nearest_distance(memory, memory).any()
+    assert not nearest_distance(memory, memory, num_neighbours=1).any()
 
 
 @devices
@@ -128,25 +130,37 @@ def test_copies_are_taken_last_and_nothing_twice(length: int) -> None:
     assert len(set(greedy_coreset(torch.ones(20, length), 15).tolist())) == 15
 
 
-def test_memory_remembers_patches_and_measures_the_distance_to_them() -> None:
-    memory, candidates = PatchMemory(), patches(100, 12)
-    memory.fit(candidates, size=20)
-    assert torch.equal(memory.patches, candidates[greedy_coreset(candidates, 20)])
-    queries = patches(30, 12, seed=1)
-    assert torch.equal(memory(queries), nearest_distance(queries, memory.patches))
-    assert not memory(memory.patches).any()
-    assert memory(candidates).max().item() == pytest.approx(covering_radius(candidates, greedy_coreset(candidates, 20)))
+def feature_maps(*shapes: tuple[int, int, int], count: int = 4, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(count, *shape, generator=generator) for shape in shapes]
+
+
+def test_memory_remembers_patches_of_every_stage_and_measures_the_distance_to_them() -> None:
+    shapes = (5, 6, 8), (7, 3, 4)
+    memory, support, queries = PatchMemory(2), feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
+    memory.fit(support, size=20)
+    distances = memory(queries)
+    assert [distance.shape for distance in distances] == [(2, 6, 8), (2, 3, 4)]
+    for stage, (kept, normal, feature, distance) in enumerate(
+        zip(memory.buffers(), support, queries, distances, strict=True)
+    ):
+        rows = torch.stack([normal[i, :, y, x] for i in range(4) for y, x in np.ndindex(shapes[stage][1:])])
+        assert torch.equal(kept, rows[greedy_coreset(rows, 20)])
+        for i, y, x in np.ndindex(distance.shape):
+            expected = slow_nearest_distance(feature[i, :, y, x][None], kept)
+            assert distance[i, y, x].item() == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> None:
-    memory, candidates = PatchMemory(), patches(10, 4)
-    memory.fit(candidates, size=10)
-    kept = memory.state_dict()["patches"].clone()
-    candidates.zero_()
-    assert torch.equal(memory.patches, kept)
+    memory, support = PatchMemory(1), feature_maps((4, 3, 3))
+    memory.fit(support, size=100)
+    kept = memory.state_dict()["stage0"].clone()
+    support[0].zero_()
+    assert kept.shape == (36, 4)
+    assert torch.equal(memory.stage0, kept)
     assert kept.any()
 
 
 def test_an_empty_memory_says_so() -> None:
     with pytest.raises(RuntimeError, match="memory is empty: fit it on the support first"):
-        PatchMemory()(patches(3, 4))
+        PatchMemory(1)(feature_maps((4, 2, 2)))

@@ -21,11 +21,15 @@ from anomaly_zoo.nn.contrastive import (
     negative_pair_loss,
     simsiam_loss,
 )
-from anomaly_zoo.nn.features import patch_grid, to_image, to_patches
+from anomaly_zoo.nn.features import join, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, nearest_distance
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
 from anomaly_zoo.types import Batch, Prediction
+
+NUM_RAW_STAGES = 2  # the finest ones, where the length of a feature shows faint defects
+MAX_HELD_OUT = 8
+MIN_SPREAD = 1e-6
 
 
 class COFT(AnomalyModule):
@@ -33,9 +37,10 @@ class COFT(AnomalyModule):
 
         L = L_con + cross_instance_weight * L_pp + negative_weight * L_np
 
-    Afterwards the projector is left aside. The squared Mahalanobis distance of an image's embedding to the Gaussian of
-    the support's is the paper's image score; the distance of the patches to a memory of the support's tuned patches is
-    our map. The image score is the sum of both, each in units of its spread over the support.
+    Afterwards the projector is left aside. The Mahalanobis distance of an image's embedding to the Gaussian of the
+    support's is the paper's image score. Our map sums the distances of the tuned patches to memories of the support's,
+    of all stages at unit length and of the finest ones as they are. The image score is the largest distance at unit
+    length plus a part of the embedding's. Each distance counts in units of what held-out support images have.
 
     Args:
         backbone: fine-tuned.
@@ -48,21 +53,22 @@ class COFT(AnomalyModule):
         negative_weight: lambda_np; 0 leaves L_np out.
         margin: cosine under which a synthetic negative is far enough from the normal images.
         negatives: families of synthetic negatives, see `nn/synthesis.py`.
-        embedding_weight: of the embedding's part of the image score, against 1 for the map's maximum.
-        max_patches: size of the memory.
+        embedding_weight: of the embedding's part of the image score, against 1 for the patches'.
+        max_patches: of every stage that a memory keeps.
 
     Raises:
         ValueError: a number out of range or an unknown family.
     """
 
-    map_spread: Tensor
+    patch_spread: Tensor
     embedding_spread: Tensor
+    stage_spread: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
         steps: int = 10,
-        learning_rate: float = 3e-5,
+        learning_rate: float = 1e-5,
         support_views: int = 8,
         contrast: Literal["simsiam", "infonce"] = "simsiam",
         temperature: float = 0.2,
@@ -94,9 +100,12 @@ class COFT(AnomalyModule):
         self.projector = Projector(length)
         self.predictor: nn.Module = Projector(128, 32, 128) if contrast == "simsiam" else nn.Identity()
         self.gaussian = Gaussian()
-        self.memory = PatchMemory()
-        self.register_buffer("map_spread", torch.ones(()))
+        self.num_raw = min(NUM_RAW_STAGES, len(backbone.stages))
+        self.unit_memory = PatchMemory(len(backbone.stages))
+        self.raw_memory = PatchMemory(self.num_raw)
+        self.register_buffer("patch_spread", torch.ones(()))
         self.register_buffer("embedding_spread", torch.ones(()))
+        self.register_buffer("stage_spread", torch.ones(len(backbone.stages) + self.num_raw))
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -114,42 +123,54 @@ class COFT(AnomalyModule):
         return loss
 
     def calibrate(self, support: Batch) -> None:
-        """Fits the Gaussian and the memory, and the spread of both scores, on the support."""
+        """Fits the Gaussian and the memories, and the spread of every distance, on the support."""
         features = [self.backbone(images) for images in torch.split(support.image, 8)]
-        grid = torch.cat([patch_grid(stages) for stages in features])
-        embedding = torch.cat([_embedding(stages) for stages in features])
-        self.map_spread, self.embedding_spread = self._held_out_spread(grid, embedding, _instances(support.path))
-        self.gaussian.fit(embedding)
-        self.memory.fit(to_patches(grid), size=self.max_patches)
+        stages = [torch.cat(stage) for stage in zip(*features, strict=True)]
+        self.patch_spread, self.embedding_spread, self.stage_spread = self._held_out_spread(
+            stages, _instances(support.path)
+        )
+        self.gaussian.fit(_embedding(stages))
+        self.unit_memory.fit(unit_patches(stages), self.max_patches)
+        self.raw_memory.fit(stages[: self.num_raw], self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """The patches' distances as a map; their maximum and the embedding's distance as the image score."""
+        """The patches' distances as a map; the largest of unit length and the embedding's as the image score."""
         features = self.backbone(image)
-        grid = patch_grid(features)
-        distance = self.memory(to_patches(grid)).unflatten(0, (len(grid), *grid.shape[2:]))
-        map_score = distance.flatten(1).amax(dim=1) / self.map_spread
+        unit, raw = self.unit_memory(unit_patches(features)), self.raw_memory(features[: self.num_raw])
+        distance = join([stage / spread for stage, spread in zip(unit + raw, self.stage_spread, strict=True)])
+        patch_score = join(unit).flatten(1).amax(dim=1) / self.patch_spread
         embedding_score = self.gaussian(_embedding(features)).sqrt() / self.embedding_spread
         anomaly_map = to_image(distance, (image.shape[2], image.shape[3]))
-        return Prediction(anomaly_map, map_score + self.embedding_weight * embedding_score)
+        return Prediction(anomaly_map, patch_score + self.embedding_weight * embedding_score)
 
     def _held_out_spread(
-        self, grid: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n d"], instance: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean distance, by patches and by embedding, of support images to all others (to its other views if k = 1)."""
+        self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, " s"]]:
+        """How far support images are from all others (from their other views if k = 1): the units of the scores.
+
+        Returns:
+            Means over the held-out images: of the largest joined distance at unit length, of the embedding's distance,
+            and of the patch distance in every stage at unit length and in every raw one.
+        """
         groups = instance if len(torch.unique(instance)) > 1 else torch.arange(len(instance))
-        largest, embedded = [], []
-        for held_out in torch.unique(groups)[:8]:
-            out = (groups == held_out).nonzero()[:1, 0]
-            rest = groups != held_out
-            if not rest.any():  # a single view: nothing to compare with
-                return torch.ones(()), torch.ones(())
-            others = to_patches(grid[rest])
-            sample = others[:: max(1, len(others) // self.max_patches)].contiguous()
-            largest.append(nearest_distance(to_patches(grid[out]), sample).amax())
-            gaussian = Gaussian().to(grid)
-            gaussian.fit(embedding[rest])
-            embedded.append(gaussian(embedding[out]).sqrt().squeeze())
-        return torch.stack(largest).mean(), torch.stack(embedded).mean()
+        if len(torch.unique(groups)) == 1:  # a single view: nothing to compare with
+            return self.patch_spread, self.embedding_spread, self.stage_spread
+        largest, embedded, by_stage = [], [], []
+        for held_out in torch.unique(groups)[:MAX_HELD_OUT]:
+            out, rest = (groups == held_out).nonzero()[:1, 0], groups != held_out
+            gaussian = Gaussian().to(self.device)
+            gaussian.fit(_embedding([stage[rest] for stage in stages]))
+            unit, raw = (
+                [_distance_to_some(stage[out], stage[rest]) for stage in patches]
+                for patches in (unit_patches(stages), stages[: self.num_raw])
+            )
+            largest.append(join(unit).amax())
+            embedded.append(gaussian(_embedding([stage[out] for stage in stages])).sqrt().squeeze())
+            by_stage.append(torch.stack([distance.mean() for distance in unit + raw]))
+        patch, embedding, stage = (
+            torch.stack(d).mean(dim=0).clamp(min=MIN_SPREAD) for d in (largest, embedded, by_stage)
+        )
+        return patch, embedding, stage
 
     def _embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         return _embedding(self.backbone(image))
@@ -163,6 +184,16 @@ class COFT(AnomalyModule):
 def _embedding(features: list[Tensor]) -> Float[Tensor, "b d"]:
     """Every stage averaged over its positions, joined and scaled to unit length."""
     return F.normalize(torch.cat([stage.mean(dim=(2, 3)) for stage in features], dim=1), dim=1)
+
+
+def _distance_to_some(
+    feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"], num_patches: int = 2048
+) -> Float[Tensor, "b h w"]:
+    """Distance of patches to an even sample of those of other images; enough for a mean."""
+    step = max(1, others[:, 0].numel() // num_patches)
+    sample = others.movedim(1, 3).flatten(0, 2)[::step].contiguous()
+    distance = nearest_distance(feature.movedim(1, 3).flatten(0, 2).contiguous(), sample)
+    return distance.unflatten(0, (len(feature), *feature.shape[2:]))
 
 
 def _instances(paths: list[str]) -> Int[Tensor, " b"]:
