@@ -1,0 +1,247 @@
+"""From the per-image scores of many runs to statements on methods: by how much, how surely, and in what order.
+
+`comparisons` sets every method beside the baseline on the same test images, cell by cell; `rankings` ranks all methods
+over the cells. The mathematics is in `statistics.py`.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import numpy as np
+from jaxtyping import Float
+
+from anomaly_zoo.results import ImageScore, Result
+from anomaly_zoo.statistics import delong, holm, interval, placements, rank, resample, wilcoxon
+from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, frame, protocols
+
+Matrix = Float[np.ndarray, "a n"]
+
+
+class Comparison(TypedDict):
+    """The image AUROC of a method less that of the baseline, over the seeds that both have."""
+
+    dataset: str
+    category: str
+    defect: str
+    num_categories: int
+    shots: int
+    method: str
+    n: int  # seeds
+    images: int
+    difference: float
+    low: float  # of the 95 % bootstrap interval
+    high: float
+    p_delong: float
+    p_holm: float  # corrected over all comparisons of the same dataset and shots; averages are a family of their own
+    protocol: dict[str, Any]
+
+
+class RankTable(TypedDict):
+    """All methods ranked over the cells that all of them have, for one metric and number of shots."""
+
+    metric: str
+    shots: int
+    num_cells: int
+    mean_ranks: dict[str, float]
+    friedman_p: float | None
+    critical_difference: float
+    nemenyi_p: dict[str, dict[str, float]]
+    wilcoxon_p_holm: dict[str, float]  # of every other method against the baseline
+    protocol: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A method beside the baseline in one category: placements of the one less the other's, for every seed."""
+
+    number: int  # of the category, so that different ones are resampled independently
+    matrices: dict[int, Matrix]
+    defects: list[str]  # of the rows
+    drawn: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
+
+    def mean(self, seeds: Sequence[int], defect: str = "") -> Matrix:
+        total: Matrix = np.mean([self.matrices[seed] for seed in seeds], axis=0)
+        return total if not defect else total[np.array(self.defects) == defect]
+
+    def resample(self, seeds: Sequence[int]) -> np.ndarray:
+        """Kept, since a category counts for itself and in averages."""
+        if tuple(seeds) not in self.drawn:
+            self.drawn[tuple(seeds)] = resample(self.mean(seeds), seed=self.number)
+        return self.drawn[tuple(seeds)]
+
+
+Cell = tuple[str, str]  # dataset, category
+Pairs = dict[tuple[str, int], dict[str, dict[Cell, _Pair]]]  # protocol and shots, method, cell
+
+
+def comparisons(results: Sequence[Result], baseline: str = BASELINE, by: By = "category") -> list[Comparison]:
+    """Every method beside the baseline, in the cells that `summary.summarise` has for the same `by`.
+
+    A comparison needs the same seeds, the same test images, and two images of each kind; without these it is left out.
+
+    Raises:
+        ValueError: if two results are of the same run.
+    """
+    rows: list[Comparison] = []
+    for (protocol, shots), methods in _pairs(results, baseline).items():
+        for (dataset, category, defect), cells in _cells(methods, by):
+            for method, pairs in methods.items():
+                row = _comparison([pairs[cell] for cell in cells if cell in pairs], len(cells), defect)
+                if row is not None:
+                    name = {"dataset": dataset, "category": category, "defect": defect, "shots": shots}
+                    rows.append({**name, "method": method, **row, "protocol": json.loads(protocol)})  # type: ignore[typeddict-item]
+    families = defaultdict(list)
+    for row in rows:
+        families[json.dumps(row["protocol"]), row["dataset"], row["shots"], row["category"] == AVERAGE].append(row)
+    for family in families.values():
+        for row, p_value in zip(family, holm([row["p_delong"] for row in family]), strict=True):
+            row["p_holm"] = p_value
+    return sorted(
+        rows,
+        key=lambda r: (
+            r["dataset"] == ALL,
+            r["dataset"],
+            r["shots"],
+            r["category"] == AVERAGE,
+            r["category"],
+            r["defect"],
+        ),
+    )
+
+
+def rankings(
+    results: Sequence[Result], baseline: str = BASELINE, metrics: Sequence[str] = ("image_auroc", "aupro")
+) -> list[RankTable]:
+    """Ranks over all cells of all datasets, where there are two methods and two cells; higher is better."""
+    import pandas as pd
+
+    tables = []
+    runs: pd.DataFrame = frame(results, baseline)
+    for (protocol, shots), group in runs[~runs["failed"]].groupby(["protocol", "shots"]):
+        for metric in metrics:
+            if metric not in group:
+                continue
+            seeds = group.pivot_table(metric, ["dataset", "category", "seed"], "method").dropna()
+            cells = seeds.groupby(level=["dataset", "category"]).mean()
+            if min(cells.shape) < 2:
+                continue
+            names = [str(name) for name in cells.columns]
+            ranking = rank(cells.to_numpy())
+            others = [name for name in names if name != baseline] if baseline in names else []
+            tested = holm([wilcoxon((cells[name] - cells[baseline]).to_numpy()) for name in others])
+            tables.append(
+                RankTable(
+                    metric=metric,
+                    shots=int(shots),
+                    num_cells=len(cells),
+                    mean_ranks=dict(zip(names, ranking.mean_ranks.tolist(), strict=True)),
+                    friedman_p=ranking.friedman_p,
+                    critical_difference=ranking.critical_difference,
+                    nemenyi_p={
+                        name: dict(zip(names, row, strict=True))
+                        for name, row in zip(names, ranking.nemenyi_p.tolist(), strict=True)
+                    },
+                    wilcoxon_p_holm=dict(zip(others, tested, strict=True)),
+                    protocol=json.loads(str(protocol)),
+                )
+            )
+    return tables
+
+
+def _pairs(results: Sequence[Result], baseline: str) -> Pairs:
+    references: dict[Any, tuple[list[ImageScore], Matrix]] = {}
+    runs = [
+        ((json.dumps(shown, sort_keys=True), run.shots), (run.dataset, run.category), run)
+        for run, shown in zip(results, protocols(results, baseline), strict=True)
+        if run.status == "ok" and run.images
+    ]
+    for table, cell, run in runs:
+        if run.method == baseline:
+            references[table, cell, run.seed] = (run.images, _placements(run.images, run.images))
+    numbers = {cell: number for number, cell in enumerate(sorted({cell for _, cell, _ in runs}))}
+    pairs: Pairs = defaultdict(lambda: defaultdict(dict))
+    for table, cell, run in runs:
+        reference = references.get((table, cell, run.seed))
+        if run.method == baseline or reference is None or (images := _aligned(run.images, reference[0])) is None:
+            continue
+        matrix = _placements(images, reference[0]) - reference[1]
+        if min(matrix.shape) < 2:
+            continue
+        defects = [image["defect"] for image in reference[0] if image["label"]]
+        pair = pairs[table][run.method].setdefault(cell, _Pair(numbers[cell], {}, defects))
+        pair.matrices[run.seed] = matrix
+    return pairs
+
+
+def _placements(images: Sequence[ImageScore], labelled: Sequence[ImageScore]) -> Matrix:
+    scores = np.array([image["score"] for image in images], dtype=np.float64)
+    label = np.array([image["label"] for image in labelled], dtype=bool)
+    return placements(scores[~label], scores[label]).astype(np.float32)
+
+
+def _aligned(images: list[ImageScore], reference: list[ImageScore]) -> list[ImageScore] | None:
+    """The images in the order of the reference's, None if they are not the same ones; their root may differ."""
+    if [image["path"] for image in images] == [image["path"] for image in reference]:
+        return images
+    named = {image_key(image): image for image in images}
+    wanted = [image_key(image) for image in reference]
+    if len(named) != len(images) or named.keys() != set(wanted):
+        return None
+    return [named[key] for key in wanted]
+
+
+def image_key(image: ImageScore) -> str:
+    """What stays of an image's path when the dataset is moved: `test/<defect>/<file>`.
+
+    >>> image_key({"path": "/data/mvtec/bottle/test/crack/0.png", "defect": "crack", "label": True, "score": 1.0})
+    'test/crack/0.png'
+    """
+    return "/".join(image["path"].replace("\\", "/").rsplit("/", 3)[-3:])
+
+
+def _cells(methods: dict[str, dict[Cell, _Pair]], by: By) -> Iterator[tuple[tuple[str, str, str], list[Cell]]]:
+    """Dataset, category and defect of a row, and the cells that it is a mean over."""
+    everywhere = sorted({cell for pairs in methods.values() for cell in pairs})
+    if by == "defect":
+        for dataset, category in everywhere:
+            some = next(pairs[dataset, category] for pairs in methods.values() if (dataset, category) in pairs)
+            for defect in sorted(set(some.defects)):
+                yield (dataset, category, defect), [(dataset, category)]
+        return
+    common = [cell for cell in everywhere if all(cell in pairs for pairs in methods.values())]
+    datasets = sorted({dataset for dataset, _ in everywhere})
+    for dataset in datasets:
+        alone = [cell for cell in everywhere if cell[0] == dataset]
+        if by == "category" or (by == "dataset" and len(alone) == 1):
+            for cell in alone:
+                yield (*cell, ""), [cell]
+        shared = [cell for cell in common if cell[0] == dataset]
+        if by in ("category", "dataset") and len(alone) > 1 and shared:
+            yield (dataset, AVERAGE, ""), shared
+    if common and len(everywhere) > 1 and (by == "shots" or (by == "dataset" and len(datasets) > 1)):
+        yield (ALL, AVERAGE, ""), common
+
+
+def _comparison(pairs: Sequence[_Pair], num_cells: int, defect: str) -> dict[str, Any] | None:
+    """Difference, interval and test of the mean over the cells; None where a cell or all common seeds are missing."""
+    seeds = sorted(set.intersection(*(set(pair.matrices) for pair in pairs))) if pairs else []
+    if len(pairs) < num_cells or not seeds:
+        return None
+    matrices = [pair.mean(seeds, defect) for pair in pairs]
+    if any(min(matrix.shape) < 2 for matrix in matrices):
+        return None
+    test = delong(matrices)
+    drawn = [resample(matrices[0], seed=pairs[0].number)] if defect else [pair.resample(seeds) for pair in pairs]
+    low, high = interval(drawn)
+    return {
+        "num_categories": num_cells,
+        "n": len(seeds),
+        "images": sum(sum(matrix.shape) for matrix in matrices),
+        "difference": test.estimate,
+        "low": low,
+        "high": high,
+        "p_delong": test.p_value,
+    }
