@@ -1,8 +1,8 @@
 """How sure a comparison is: intervals and tests on per-image scores, and ranks over many cells.
 
 An image AUROC is the mean of a matrix with one row per anomalous and one column per normal test image (`placements`).
-So are the difference of two methods and its mean over seeds: subtract or average the matrices first. What varies here are
-the test images; the seeds stay as they are, and their spread is the standard deviation that every table shows.
+So are the difference of two methods and its mean over seeds: subtract or average the matrices first. What varies here
+are the test images; the seeds stay as they are, and their spread is the standard deviation that every table shows.
 
 Sources: DeLong, DeLong and Clarke-Pearson (Biometrics 1988); Rao and Wu (JASA 1988) for the size of the resamples; Holm
 (Scandinavian Journal of Statistics 1979); Demšar (JMLR 2006) for ranks and the critical difference.

@@ -5,8 +5,9 @@ terminal, Markdown and LaTeX draw them (`writers.py`); JSON and CSV take the num
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -37,32 +38,28 @@ class Block:
     columns: list[str]
     rows: list[list[Mark]]
     note: str = ""
-    legend: list[str] = field(default_factory=list)
 
 
 def blocks(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[str] = METRICS) -> Iterator[Block]:
     """A table per protocol, dataset, shots, category and defect: a line per method, and its gain over the baseline."""
     costs = costs_of(metrics)
-    protocols = list({json.dumps(row["protocol"]): row["protocol"] for row in rows if row["n"]}.values())
-    differing = sorted({key for other in protocols for key in conflicting_keys(protocols[0], other)})
-    for number, protocol in enumerate(protocols, start=1):
-        note = ""
-        if differing:
-            values = ", ".join(f"{key} = {look_up(protocol, key)}" for key in differing)
-            note = f"Protocol {number} of {len(protocols)}, not comparable: {values}"
+    for protocol, note in _protocols([row for row in rows if row["n"]]):
         same = [row for row in rows if row["protocol"] == protocol]
         methods = sorted({row["method"] for row in same}, key=lambda name: (name != baseline, name))
         for _, group in groupby(same, key=itemgetter("dataset", "shots", "category", "defect")):
             cell = {row["method"]: row for row in group}
             lines = [line for method in methods for line in _lines(cell, method, metrics, costs)]
             yield Block(_title(next(iter(cell.values()))), ["method", "n", *metrics], lines, note)
-            note = ""
+            note = ""  # once, above the first of its tables
 
 
 def evidence(comparisons: Sequence[Comparison], baseline: str = BASELINE) -> Iterator[Block]:
-    """A table per protocol, dataset and shots: the image AUROC of every method less the baseline's, and how sure that is."""
-    for _, group in groupby(comparisons, key=lambda row: (row["dataset"], row["shots"], json.dumps(row["protocol"]))):
-        rows = list(group)
+    """A table per protocol, dataset and shots: image AUROC less the baseline's, and how sure that is."""
+    groups = defaultdict(list)
+    for row in comparisons:
+        groups[json.dumps(row["protocol"]), row["dataset"], row["shots"]].append(row)
+    notes = {json.dumps(protocol): note for protocol, note in _protocols(comparisons)}
+    for (protocol, dataset, shots), rows in groups.items():
         lines = [
             [
                 Mark(" ".join(filter(None, (row["category"], row["defect"])))),
@@ -75,12 +72,34 @@ def evidence(comparisons: Sequence[Comparison], baseline: str = BASELINE) -> Ite
             ]
             for row in rows
         ]
-        title = f"image AUROC less {baseline}'s · {rows[0]['dataset']} · shots={rows[0]['shots']}"
-        yield Block(title, ["category", "method", "difference", "95 % interval", "p", "p (Holm)", "images"], lines)
+        title = f"image AUROC less {baseline}'s · {dataset} · shots={shots}"
+        columns = ["category", "method", "difference", "95 % interval", "p", "p (Holm)", "images"]
+        yield Block(title, columns, lines, notes[protocol])
+
+
+def _protocols(
+    rows: Sequence[Summary] | Sequence[Comparison] | Sequence[RankTable],
+) -> list[tuple[dict[str, Any], str]]:
+    """Every protocol, and what to say of it: nothing if it is the only one, else the keys in which they differ."""
+    protocols = list({json.dumps(row["protocol"]): row["protocol"] for row in rows}.values())
+    return list(zip(protocols, protocol_notes(protocols), strict=True))
+
+
+def protocol_notes(protocols: Sequence[dict[str, Any]]) -> list[str]:
+    """For every protocol the values of the keys in which they differ; empty texts if there is one protocol."""
+    differing = sorted({key for other in protocols for key in conflicting_keys(protocols[0], other)})
+    if not differing:
+        return [""] * len(protocols)
+    return [
+        f"Protocol {place} of {len(protocols)}, not comparable: "
+        + ", ".join(f"{key} = {look_up(protocol, key)}" for key in differing)
+        for place, protocol in enumerate(protocols, start=1)
+    ]
 
 
 def order(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[Block]:
     """A table per protocol, metric and shots: mean ranks over all cells, best first."""
+    notes = {json.dumps(protocol): note for protocol, note in _protocols(rankings)}
     for table in rankings:
         ranks = sorted(table["mean_ranks"].items(), key=itemgetter(1))
         best = ranks[0][1]
@@ -94,7 +113,7 @@ def order(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[B
         distance = f"critical difference {table['critical_difference']:.2f}"
         title = f"mean rank of {table['metric']} over {table['num_cells']} categories · shots={table['shots']}"
         columns = ["method", "mean rank", "behind the best", f"p (Wilcoxon, {baseline}, Holm)"]
-        yield Block(f"{title}{friedman} · {distance}", columns, lines)
+        yield Block(f"{title}{friedman} · {distance}", columns, lines, notes[json.dumps(table["protocol"])])
 
 
 def notes(results: Sequence[Result], baseline: str, metrics: Sequence[str]) -> Iterator[Mark]:

@@ -1,4 +1,4 @@
-"""Tables as people want them: in the terminal, in Markdown, in LaTeX; and the numbers at full precision as CSV or JSON."""
+"""Tables as people want them: terminal, Markdown, LaTeX; and the numbers at full precision: CSV, JSON."""
 
 import csv
 import io
@@ -30,7 +30,8 @@ _LATEX = str.maketrans(
         ">": r"$>$",
     }
 )
-_FIELDS = ("dataset", "category", "defect", "num_categories", "shots", "method", "runs", "failed", "metric")
+_CELL = ("dataset", "category", "defect", "num_categories", "shots", "method")
+_STATISTIC = ("mean", "std", "n")
 _NUMBERS = ("mean", "std", "n", "gain_mean", "gain_std", "gain_n")
 _TESTS = ("difference", "low", "high", "p_delong", "p_holm", "images")
 
@@ -44,7 +45,9 @@ def terminal(console: Console, blocks: Iterable[Block]) -> None:
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
         table.padding = (0, 1, 0, 0) if console.width >= 100 else 0
         for place, name in enumerate(block.columns):
-            table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+            head, _, tail = name.rpartition("_")
+            broken = f"{head}_\n{tail}" if len(name) > 11 and head else name
+            table.add_column(Text(broken), justify="right" if place else "left", overflow="fold")
         for row in block.rows:
             cells = [Text(mark.text, "dim" if mark.aside else _STYLES.get(mark.place or 0, "")) for mark in row]
             table.add_row(*cells)
@@ -119,30 +122,27 @@ def as_json(rows: Sequence[Summary], comparisons: Sequence[Comparison], metrics:
 def as_csv(rows: Sequence[Summary], comparisons: Sequence[Comparison], metrics: Sequence[str] = ()) -> str:
     """One line per method, cell and metric, at full precision; the columns of the test are filled for image_auroc."""
     tests = {_name(test): test for test in comparisons}
+    names = metrics or sorted({name for row in rows for name in (*row["metrics"], *row["undefined"])})
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*_FIELDS, *_NUMBERS, *_TESTS, "undefined", "protocol"])
-    for row, name in product(
-        rows, metrics or sorted({name for row in rows for name in (*row["metrics"], *row["undefined"])})
-    ):
-        value, gain = row["metrics"].get(name, {}), row["gain"].get(name, {})
-        test: Any = tests.get(_name(row), {}) if name == "image_auroc" else {}
-        identity = [row["dataset"], row["category"], row["defect"], row["num_categories"], row["shots"], row["method"]]
-        numbers = [
-            *(value.get(key, "") for key in ("mean", "std", "n")),
-            *(gain.get(key, "") for key in ("mean", "std", "n")),
+    writer.writerow([*_CELL, "runs", "failed", "metric", *_NUMBERS, *_TESTS, "undefined", "protocol"])
+    for row, name in product(rows, names):
+        cell = [row[key] for key in _CELL]  # type: ignore[literal-required]
+        statistics = [
+            *(part.get(name, {}).get(key, "") for part in (row["metrics"], row["gain"]) for key in _STATISTIC)
         ]
+        test: Any = tests.get(_name(row), {}) if name == "image_auroc" else {}
+        protocol = json.dumps(row["protocol"], sort_keys=True)
+        tested = [test.get(key, "") for key in _TESTS]
         writer.writerow(
-            [*identity, row["n"], row["failed"], name, *numbers, *(test.get(key, "") for key in _TESTS)]
-            + [row["undefined"].get(name, ""), json.dumps(row["protocol"], sort_keys=True)]
+            [*cell, row["n"], row["failed"], name, *statistics, *tested, row["undefined"].get(name, ""), protocol]
         )
     return file.getvalue()
 
 
 def _name(row: Summary | Comparison) -> tuple[Any, ...]:
-    return tuple(row[key] for key in ("dataset", "category", "defect", "shots", "method")) + (  # type: ignore[literal-required]
-        json.dumps(row["protocol"], sort_keys=True),
-    )
+    keys = ("dataset", "category", "defect", "shots", "method")
+    return (json.dumps(row["protocol"], sort_keys=True), *(row[key] for key in keys))  # type: ignore[literal-required]
 
 
 def _emphasised(mark: Mark, best: tuple[str, str], second: tuple[str, str], escape: Any) -> str:
