@@ -39,6 +39,18 @@ class Comparison(TypedDict):
     protocol: dict[str, Any]
 
 
+class Level(TypedDict):
+    """The image AUROC of one method, averaged over the categories that all methods have at all numbers of shots."""
+
+    dataset: str
+    num_categories: int
+    shots: int
+    method: str
+    mean: float
+    low: float  # of the 95 % bootstrap interval
+    high: float
+
+
 class RankTable(TypedDict):
     """All methods ranked over the cells that all of them have, for one metric and number of shots."""
 
@@ -110,6 +122,31 @@ def comparisons(results: Sequence[Result], baseline: str = BASELINE, by: By = "c
             r["defect"],
         ),
     )
+
+
+def levels(results: Sequence[Result]) -> list[Level]:
+    """Accuracy against shots, for every dataset and for all together; for results of one protocol.
+
+    Over seeds that may differ in number; categories with fewer than two images of a kind are left out.
+    """
+    placed: dict[tuple[int, str], dict[Cell, list[Matrix]]] = defaultdict(lambda: defaultdict(list))
+    for run in results:
+        if run.status == "ok" and run.images:
+            matrix = _placements(run.images, run.images)
+            if min(matrix.shape) >= 2:
+                placed[run.shots, run.method][run.dataset, run.category].append(matrix)
+    common = sorted(set.intersection(*(set(cells) for cells in placed.values()))) if placed else []
+    rows = []
+    for (shots, method), cells in sorted(placed.items()):
+        means = {cell: np.mean(cells[cell], axis=0) for cell in common}
+        drawn = {cell: resample(means[cell], seed=number) for number, cell in enumerate(common)}
+        for dataset in dict.fromkeys([*(cell[0] for cell in common), ALL]):
+            over = [cell for cell in common if dataset in (cell[0], ALL)]
+            low, high = interval([drawn[cell] for cell in over])
+            mean = float(np.mean([means[cell].mean() for cell in over]))
+            name = {"dataset": dataset, "num_categories": len(over), "shots": shots, "method": method}
+            rows.append(Level(**name, mean=mean, low=low, high=high))  # type: ignore[typeddict-item]
+    return rows
 
 
 def rankings(
