@@ -42,6 +42,8 @@ class Block:
 
 def blocks(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[str] = METRICS) -> Iterator[Block]:
     """A table per protocol, dataset, shots, category and defect: a line per method, and its gain over the baseline."""
+    known = {name for row in rows for name in (*row["metrics"], *row["undefined"])}
+    metrics = [name for name in metrics if name in known]
     costs = costs_of(metrics)
     for protocol, note in _protocols([row for row in rows if row["n"]]):
         same = [row for row in rows if row["protocol"] == protocol]

@@ -41,13 +41,13 @@ def terminal(console: Console, blocks: Iterable[Block]) -> None:
     for block in blocks:
         if block.note:
             console.print(Text(f"{block.note}\n", "bold red"))
-        title = Text(block.title, "bold")
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+        console.print(Text(block.title, "bold"))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         table.padding = (0, 1, 0, 0) if console.width >= 100 else 0
         for place, name in enumerate(block.columns):
             head, _, tail = name.rpartition("_")
             broken = f"{head}_\n{tail}" if len(name) > 11 and head else name
-            table.add_column(Text(broken), justify="right" if place else "left", overflow="fold")
+            table.add_column(Text(broken), justify="right" if place else "left", overflow="fold", vertical="bottom")
         for row in block.rows:
             cells = [Text(mark.text, "dim" if mark.aside else _STYLES.get(mark.place or 0, "")) for mark in row]
             table.add_row(*cells)

@@ -105,7 +105,7 @@ def receiver(curves: dict[str, Curve], look: Look, precision: bool = False) -> g
 
 
 def critical_difference(table: RankTable, look: Look) -> go.Figure:
-    """Mean ranks on one axis, the best on the right; a bar joins methods that the critical difference cannot separate."""
+    """Mean ranks on one axis, the best on the right; a bar joins methods within the critical difference."""
     figure = go.Figure()
     ranks = sorted(table["mean_ranks"].items(), key=lambda item: item[1])
     width, height = len(ranks), 0.5
@@ -147,9 +147,10 @@ def critical_difference(table: RankTable, look: Look) -> go.Figure:
         showlegend=False,
         hoverinfo="skip",
     )
-    figure.update_xaxes(range=[width + 1.6, -0.6], side="top", tickvals=list(range(1, width + 1)), title="mean rank")
+    ticks = list(range(1, width + 1))
+    figure.update_xaxes(range=[width + 1.6, -0.6], side="top", tickvals=ticks, title="mean rank", showgrid=False)
     figure.update_yaxes(visible=False, range=[-depth - height * ((width + 1) // 2) - 0.2, 1.0])
-    return _plain(figure)
+    return _plain(figure).update_layout(margin={"t": 64, "b": 12})
 
 
 def cliques(ranks: Sequence[float], distance: float) -> list[tuple[int, int]]:

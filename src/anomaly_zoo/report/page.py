@@ -19,7 +19,7 @@ from anomaly_zoo.report import curves, figures, gallery
 from anomaly_zoo.report.figures import Look
 from anomaly_zoo.results import Result, write_whole
 from anomaly_zoo.significance import Comparison, Level, RankTable, comparisons, levels, rankings
-from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, Summary, protocols, summarise
+from anomaly_zoo.summary import ALL, BASELINE, Summary, protocols, summarise
 from anomaly_zoo.tables import COSTS, METRICS, number, protocol_notes
 
 _MAX_TILES = 1100  # about 5 KB each
