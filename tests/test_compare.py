@@ -1,18 +1,22 @@
 """The comparison as people call it: nothing mixed that must not be, tables that can be read, mistakes named."""
 
+import csv
+import io
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from anomaly_zoo.compare import main, print_table
 from anomaly_zoo.results import Result, save
 from anomaly_zoo.summary import summarise
-from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, failed, row_of, run
+from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, failed, row_of, run, scored
 
 
 @pytest.fixture
@@ -216,3 +220,152 @@ assert not {heavy} & set(sys.modules)
     assert (
         "image_auroc" in subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
     )
+
+
+def test_formats_follow_the_name_of_the_output(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begins = {"t.md": "### mvtec", "t.tex": "% needs", "t.csv": "dataset,category", "t.json": "[\n"}
+    for name, start in begins.items():
+        assert main([str(store), "--shots", "8", "--output", str(tmp_path / "new" / name)]) == 0
+        written = (tmp_path / "new" / name).read_text()
+        assert written.startswith(start)
+        assert str(tmp_path / "new" / name) in capsys.readouterr().err
+        kind = {"t.md": "md", "t.tex": "latex"}.get(name, name[2:])
+        assert main([str(store), "--shots", "8", "--format", kind]) == 0
+        assert capsys.readouterr().out == written
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "new" / "t.csv").read_text())))
+    assert (
+        float(rows[0]["mean"])
+        == row_of(summarise(THREE_SEEDS + TWO_SEEDS), rows[0]["method"])["metrics"]["adapt_s"]["mean"]
+    )
+
+
+def test_an_output_of_unknown_format_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(store), "--output", "table.docx"])
+    assert ".md .tex .csv .json" in capsys.readouterr().err
+
+
+def test_statistics_follow_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for method, shift in (("patchcore", 0.5), ("coft", 2.5)):
+        for category in ("bottle", "screw"):
+            scores = rng.normal(size=60) + np.repeat([0, shift], 30)
+            save(scored(method, 0, scores.tolist(), 30, category=category, dataset="mvtec_ad"), tmp_path)
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    tables = [
+        "mvtec_ad · screw · shots=8",
+        "image AUROC less patchcore's",
+        "mean rank of image_auroc over 2",
+        "PUBLISHED by others",
+    ]
+    assert [out.index(title) for title in tables] == sorted(out.index(title) for title in tables)
+    assert "< 0.001" in out
+    assert main([str(tmp_path), "--by", "shots"]) == 0
+    assert "all datasets · average over the common categories (2) · shots=8" in capsys.readouterr().out
+
+
+def test_many_categories_are_shown_by_dataset_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(17):
+        save(run("coft", 0, 0.5, f"c{number}"), tmp_path)
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("shots=8") == 1
+    assert "--by category" in out
+    assert main([str(tmp_path), "--by", "category"]) == 0
+    assert capsys.readouterr().out.count("shots=8") == 18
+
+
+def test_a_mixed_store_is_split_and_one_protocol_can_be_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, auroc in enumerate((0.5, 0.6)):
+        save(run("patchcore", seed, auroc), tmp_path)
+        save(run("coft", seed, auroc, config=config(image_size=320)), tmp_path)
+    assert main([str(tmp_path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Protocol 1 of 2, not comparable: data.image_size = 256" in out
+    assert main([str(tmp_path), "--report", str(tmp_path / "r.html")]) == 2
+    assert "data.image_size = 256; data.image_size = 320" in capsys.readouterr().err
+    assert main([str(tmp_path), "--protocol", "data.image_size=320", "--format", "json"]) == 0
+    assert {row["method"] for row in json.loads(capsys.readouterr().out)} == {"coft"}
+    assert main([str(tmp_path), "--protocol", "data.image_size=1"]) == 2
+    assert "data.image_size is: 256, 320" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_text(path.read_text()[:100]), "is not whole JSON"),
+        (lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 99')), "upgrade anomaly_zoo"),
+        (lambda path: path.with_name("seed=00.json").write_bytes(path.read_bytes()), "move or delete it"),
+    ],
+)
+def test_what_cannot_be_read_is_named_in_one_line(
+    damage: Any, said: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = TWO_SEEDS[0].path_in(store)
+    damage(path)
+    for options in ([], ["--format", "csv"], ["--report", str(store / "r.html")]):
+        assert main([str(store), *options]) == 2
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1)
+        assert said in error
+        assert str(path.parent) in error
+    assert not (store / "r.html").exists()
+
+
+def test_run_fills_the_store_first(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def fill(*arguments: Any) -> None:
+        asked.append(arguments)
+        save(run("gaussian", 0, 0.99), store)
+
+    monkeypatch.setattr("anomaly_zoo.missing.fill", fill)
+    assert main([str(store), "--run", "--methods", "gaussian", "--shots", "8", "--format", "json"]) == 0
+    assert asked == [(store, ["gaussian"], [], [8], "patchcore")]
+    assert "gaussian" in {row["method"] for row in json.loads(capsys.readouterr().out)}
+
+
+def synthetic_store(folder: Path, num_datasets: int, num_categories: int, num_shots: int, num_seeds: int) -> int:
+    """Runs of four methods with 100 images each; for the clock only."""
+    rng = np.random.default_rng(0)
+    count = 0
+    for dataset in range(num_datasets):
+        for category in range(num_categories):
+            for method in ("patchcore", "coft", "gaussian", "pf"):
+                scores = rng.normal(size=100) + np.repeat([0, 1], [40, 60])
+                whole = scored(method, 0, scores.tolist(), 40, f"c{category}", dataset=f"d{dataset}", shots=1)
+                whole = replace(whole, per_defect={f"defect {n}": whole.metrics for n in range(5)})
+                text = save(whole, folder).read_text()
+                for shots in range(num_shots):
+                    for seed in range(num_seeds):
+                        path = replace(whole, shots=2**shots, seed=seed).path_in(folder)
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        changed = text.replace('"shots": 1', f'"shots": {2**shots}').replace(
+                            '"seed": 0', f'"seed": {seed}'
+                        )
+                        path.write_text(changed)
+                        count += 1
+    return count
+
+
+def seconds(store: Path) -> float:
+    """CPU seconds of `compare` in a process of its own."""
+    begin, end = "import sys, time; from anomaly_zoo.compare import main", "print(time.process_time(), file=sys.stderr)"
+    ask = f"{begin}; main(sys.argv[1:]); {end}"
+    done = subprocess.run([sys.executable, "-c", ask, str(store)], capture_output=True, text=True, check=True)
+    assert "image_auroc" in done.stdout
+    return float(done.stderr.split()[-1])
+
+
+@pytest.mark.slow
+def test_a_study_is_compared_in_two_seconds_and_ten_thousand_runs_in_five(tmp_path: Path) -> None:
+    assert synthetic_store(tmp_path / "study", 3, 2, 4, 3) == 4 * 6 * 4 * 3
+    assert synthetic_store(tmp_path / "large", 5, 10, 5, 10) == 10_000
+    # twice what is promised, since this may be a busy machine; docs/compare.md has what was measured
+    assert seconds(tmp_path / "study") < 4
+    assert seconds(tmp_path / "large") < 10

@@ -110,6 +110,8 @@ def test_dark_is_a_click_away_and_follows_the_system(tab: Any) -> None:
 def test_it_fits_the_screen(width: int, tab: Any) -> None:
     tab.set_viewport_size({"width": width, "height": 800})
     open_all(tab)
+    svgs = "[...document.querySelectorAll('.main-svg')].every(svg => svg.getBoundingClientRect().right <= innerWidth)"
+    tab.wait_for_function(svgs)  # Plotly follows a moment after the window
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 

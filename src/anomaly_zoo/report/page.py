@@ -119,7 +119,7 @@ def main_shots(done: Sequence[Result]) -> int:
 
 def _one_protocol(done: Sequence[Result], baseline: str) -> dict[str, Any]:
     found = {json.dumps(shown, sort_keys=True): shown for shown in protocols(done, baseline)}
-    several = list(found.values())
+    several = [found[text] for text in sorted(found)]
     if len(several) > 1:
         which = "; ".join(note.partition(": ")[2] for note in protocol_notes(several))
         raise ValueError(
