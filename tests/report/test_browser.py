@@ -46,7 +46,7 @@ def tab(browser: Any, page: Path) -> Iterator[Any]:
 
 def open_all(tab: Any) -> None:
     tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
-    tab.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))")
+    tab.wait_for_function("() => [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))")
 
 
 def column(tab: Any, number: int) -> list[str]:
@@ -102,7 +102,7 @@ def test_dark_is_a_click_away_and_follows_the_system(tab: Any) -> None:
     assert (tab.evaluate(colour), tab.evaluate(text)) == light
     tab.reload()
     tab.emulate_media(color_scheme="dark")
-    tab.wait_for_function(f"{text} === '{dark[1]}'")
+    tab.wait_for_function(f"() => {text} === '{dark[1]}'")
     assert tab.evaluate(colour) == dark[0]
 
 
@@ -110,7 +110,7 @@ def test_dark_is_a_click_away_and_follows_the_system(tab: Any) -> None:
 def test_it_fits_the_screen(width: int, tab: Any) -> None:
     tab.set_viewport_size({"width": width, "height": 800})
     open_all(tab)
-    svgs = "[...document.querySelectorAll('.main-svg')].every(svg => svg.getBoundingClientRect().right <= innerWidth)"
+    svgs = "() => [...document.querySelectorAll('.main-svg')].every(svg => svg.getBoundingClientRect().right <= innerWidth)"
     tab.wait_for_function(svgs)  # Plotly follows a moment after the window
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
