@@ -44,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.run:
             missing.fill(options.results, options.methods, options.datasets, options.shots, options.baseline)
         results = _chosen(options)
-        gc.freeze()  # nothing of this will ever be garbage
         if options.report:
             from anomaly_zoo import report
 
@@ -174,4 +173,5 @@ def _text(results: Sequence[Result], options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
+    gc.disable()  # the process ends before searching millions of objects for garbage would pay
     sys.exit(main())

@@ -46,7 +46,9 @@ def tab(browser: Any, page: Path) -> Iterator[Any]:
 
 def open_all(tab: Any) -> None:
     tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
-    tab.wait_for_function("() => [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))")
+    tab.wait_for_function(
+        "() => [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
+    )
 
 
 def column(tab: Any, number: int) -> list[str]:
@@ -110,8 +112,8 @@ def test_dark_is_a_click_away_and_follows_the_system(tab: Any) -> None:
 def test_it_fits_the_screen(width: int, tab: Any) -> None:
     tab.set_viewport_size({"width": width, "height": 800})
     open_all(tab)
-    svgs = "() => [...document.querySelectorAll('.main-svg')].every(svg => svg.getBoundingClientRect().right <= innerWidth)"
-    tab.wait_for_function(svgs)  # Plotly follows a moment after the window
+    fits = "svg => svg.getBoundingClientRect().right <= innerWidth"
+    tab.wait_for_function(f"() => [...document.querySelectorAll('.main-svg')].every({fits})")  # a moment later
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 

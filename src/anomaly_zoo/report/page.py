@@ -198,7 +198,10 @@ def _categories(
         found.append(
             Category(
                 name=f"{dataset} · {category}",
-                rows=[r for r in rows if (r["dataset"], r["category"], r["shots"]) == (dataset, category, shots)],
+                rows=sorted(
+                    (row for row in rows if _key(row)[:3] == (dataset, category, shots)),
+                    key=lambda row: methods.index(row["method"]),
+                ),
                 defects=_defects(here, methods),
                 figures=_curves(here, methods, look),
                 gallery=pictures,
