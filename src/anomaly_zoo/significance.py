@@ -7,17 +7,14 @@ over the cells. The mathematics is in `statistics.py`.
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Float
 
-from anomaly_zoo.results import ImageScore, Result
-from anomaly_zoo.statistics import delong, holm, interval, placements, rank, resample, wilcoxon
-from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, frame, protocols
-
-Matrix = Float[np.ndarray, "a n"]
+from anomaly_zoo.pairs import Cell, Matrix, Pair, pair_up, placements_of
+from anomaly_zoo.results import Result
+from anomaly_zoo.statistics import delong, holm, interval, rank, resample, wilcoxon
+from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, frame
 
 
 class Comparison(TypedDict):
@@ -65,30 +62,6 @@ class RankTable(TypedDict):
     protocol: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A method beside the baseline in one category: placements of the one less the other's, for every seed."""
-
-    number: int  # of the category, so that different ones are resampled independently
-    matrices: dict[int, Matrix]
-    defects: list[str]  # of the rows
-    drawn: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
-
-    def mean(self, seeds: Sequence[int], defect: str = "") -> Matrix:
-        total: Matrix = np.mean([self.matrices[seed] for seed in seeds], axis=0)
-        return total if not defect else total[np.array(self.defects) == defect]
-
-    def resample(self, seeds: Sequence[int]) -> np.ndarray:
-        """Kept, since a category counts for itself and in averages."""
-        if tuple(seeds) not in self.drawn:
-            self.drawn[tuple(seeds)] = resample(self.mean(seeds), seed=self.number)
-        return self.drawn[tuple(seeds)]
-
-
-Cell = tuple[str, str]  # dataset, category
-Pairs = dict[tuple[str, int], dict[str, dict[Cell, _Pair]]]  # protocol and shots, method, cell
-
-
 def comparisons(results: Sequence[Result], baseline: str = BASELINE, by: By = "category") -> list[Comparison]:
     """Every method beside the baseline, in the cells that `summary.summarise` has for the same `by`.
 
@@ -98,7 +71,7 @@ def comparisons(results: Sequence[Result], baseline: str = BASELINE, by: By = "c
         ValueError: if two results are of the same run.
     """
     rows: list[Comparison] = []
-    for (protocol, shots), methods in _pairs(results, baseline).items():
+    for (protocol, shots), methods in pair_up(results, baseline).items():
         for (dataset, category, defect), cells in _cells(methods, by):
             for method, pairs in methods.items():
                 row = _comparison([pairs[cell] for cell in cells if cell in pairs], len(cells), defect)
@@ -132,7 +105,7 @@ def levels(results: Sequence[Result]) -> list[Level]:
     placed: dict[tuple[int, str], dict[Cell, list[Matrix]]] = defaultdict(lambda: defaultdict(list))
     for run in results:
         if run.status == "ok" and run.images:
-            matrix = _placements(run.images, run.images)
+            matrix = placements_of(run.images, run.images)
             if min(matrix.shape) >= 2:
                 placed[run.shots, run.method][run.dataset, run.category].append(matrix)
     common = sorted(set.intersection(*(set(cells) for cells in placed.values()))) if placed else []
@@ -188,58 +161,7 @@ def rankings(
     return tables
 
 
-def _pairs(results: Sequence[Result], baseline: str) -> Pairs:
-    references: dict[Any, tuple[list[ImageScore], Matrix]] = {}
-    runs = [
-        ((json.dumps(shown, sort_keys=True), run.shots), (run.dataset, run.category), run)
-        for run, shown in zip(results, protocols(results, baseline), strict=True)
-        if run.status == "ok" and run.images
-    ]
-    for table, cell, run in runs:
-        if run.method == baseline:
-            references[table, cell, run.seed] = (run.images, _placements(run.images, run.images))
-    numbers = {cell: number for number, cell in enumerate(sorted({cell for _, cell, _ in runs}))}
-    pairs: Pairs = defaultdict(lambda: defaultdict(dict))
-    for table, cell, run in runs:
-        reference = references.get((table, cell, run.seed))
-        if run.method == baseline or reference is None or (images := _aligned(run.images, reference[0])) is None:
-            continue
-        matrix = _placements(images, reference[0]) - reference[1]
-        if min(matrix.shape) < 2:
-            continue
-        defects = [image["defect"] for image in reference[0] if image["label"]]
-        pair = pairs[table][run.method].setdefault(cell, _Pair(numbers[cell], {}, defects))
-        pair.matrices[run.seed] = matrix
-    return pairs
-
-
-def _placements(images: Sequence[ImageScore], labelled: Sequence[ImageScore]) -> Matrix:
-    scores = np.array([image["score"] for image in images], dtype=np.float64)
-    label = np.array([image["label"] for image in labelled], dtype=bool)
-    return placements(scores[~label], scores[label]).astype(np.float32)
-
-
-def _aligned(images: list[ImageScore], reference: list[ImageScore]) -> list[ImageScore] | None:
-    """The images in the order of the reference's, None if they are not the same ones; their root may differ."""
-    if [image["path"] for image in images] == [image["path"] for image in reference]:
-        return images
-    named = {image_key(image): image for image in images}
-    wanted = [image_key(image) for image in reference]
-    if len(named) != len(images) or named.keys() != set(wanted):
-        return None
-    return [named[key] for key in wanted]
-
-
-def image_key(image: ImageScore) -> str:
-    """What stays of an image's path when the dataset is moved: `test/<defect>/<file>`.
-
-    >>> image_key({"path": "/data/mvtec/bottle/test/crack/0.png", "defect": "crack", "label": True, "score": 1.0})
-    'test/crack/0.png'
-    """
-    return "/".join(image["path"].replace("\\", "/").rsplit("/", 3)[-3:])
-
-
-def _cells(methods: dict[str, dict[Cell, _Pair]], by: By) -> Iterator[tuple[tuple[str, str, str], list[Cell]]]:
+def _cells(methods: dict[str, dict[Cell, Pair]], by: By) -> Iterator[tuple[tuple[str, str, str], list[Cell]]]:
     """Dataset, category and defect of a row, and the cells that it is a mean over."""
     everywhere = sorted({cell for pairs in methods.values() for cell in pairs})
     if by == "defect":
@@ -262,7 +184,7 @@ def _cells(methods: dict[str, dict[Cell, _Pair]], by: By) -> Iterator[tuple[tupl
         yield (ALL, AVERAGE, ""), common
 
 
-def _comparison(pairs: Sequence[_Pair], num_cells: int, defect: str) -> dict[str, Any] | None:
+def _comparison(pairs: Sequence[Pair], num_cells: int, defect: str) -> dict[str, Any] | None:
     """Difference, interval and test of the mean over the cells; None where a cell or all common seeds are missing."""
     seeds = sorted(set.intersection(*(set(pair.matrices) for pair in pairs))) if pairs else []
     if len(pairs) < num_cells or not seeds:

@@ -16,8 +16,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from plotly.colors import sample_colorscale, unlabel_rgb
 
+from anomaly_zoo.pairs import image_key
 from anomaly_zoo.results import Result
-from anomaly_zoo.significance import image_key
 
 _OUTLINE = (255, 0, 255)
 _QUALITY = 60

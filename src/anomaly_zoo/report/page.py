@@ -3,48 +3,24 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from anomaly_zoo import __version__, published
-from anomaly_zoo.report import curves, figures, gallery
+from anomaly_zoo.report import categories, figures
+from anomaly_zoo.report.categories import Figure, as_figure
 from anomaly_zoo.report.figures import Look
 from anomaly_zoo.results import Result, write_whole
 from anomaly_zoo.significance import Comparison, Level, RankTable, comparisons, levels, rankings
 from anomaly_zoo.summary import ALL, BASELINE, Summary, protocols, summarise
 from anomaly_zoo.tables import COSTS, METRICS, number, protocol_notes
 
-_MAX_TILES = 1100  # about 5 KB each
-_MAX_ROWS = 24
 _COSTS = {"adapt_s": "seconds to adapt", "ms_per_image": "ms per image"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure, its caption and its JSON."""
-
-    caption: str
-    json: Markup
-
-
-@dataclass(frozen=True)
-class Category:
-    """One category in the drill-down."""
-
-    name: str
-    rows: list[Summary]
-    defects: list[tuple[str, list[str]]]
-    figures: list[Figure]
-    gallery: list[gallery.Row]
-    has_masks: bool
 
 
 def write(results: Sequence[Result], file: Path, store: Path, baseline: str = BASELINE) -> Path:
@@ -98,7 +74,7 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
         costs=COSTS,
         figures=_figures(done, overall, ranks, look, shots),
         ranks=ranks,
-        categories=_categories(at_shots, rows, store, look, methods, shots),
+        categories=categories.categories(at_shots, rows, store, look, methods, shots),
         published=published.block() if published.concerns({run.dataset for run in done}) else None,
         protocol=json.dumps(protocol, indent=2),
         settings=_settings(done),
@@ -165,7 +141,7 @@ def _figures(
         caption = (
             f"Image AUROC against shots, {dataset}, mean over {over}. Bands: 95 % bootstrap interval over test images."
         )
-        found.append(_figure(figures.against_shots(rows, look), caption))
+        found.append(as_figure(figures.against_shots(rows, look), caption))
     last = {row["method"]: row for row in overall}  # the widest average comes last
     for cost, name in _COSTS.items():
         points = [
@@ -175,83 +151,14 @@ def _figures(
         ]
         where = next(iter(last.values()))["dataset"]
         caption = f"Image AUROC against {name} at {shots} shots, {where}. Nothing on the dotted line is beaten in both."
-        found.append(_figure(figures.against_cost(points, name, look), caption))
+        found.append(as_figure(figures.against_cost(points, name, look), caption))
     for table in (table for table in ranks if table["shots"] == shots):
         caption = (
             f"Critical-difference diagram of {table['metric']} at {shots} shots over {table['num_cells']} categories: "
             "methods joined by a bar do not differ at the 5 % level (Nemenyi)."
         )
-        found.append(_figure(figures.critical_difference(table, look), caption))
+        found.append(as_figure(figures.critical_difference(table, look), caption))
     return found
-
-
-def _categories(
-    at_shots: Sequence[Result], rows: Sequence[Summary], store: Path, look: Look, methods: Sequence[str], shots: int
-) -> list[Category]:
-    names = sorted({(run.dataset, run.category) for run in at_shots})
-    num_rows = max(4, min(_MAX_ROWS, _MAX_TILES // (len(names) * (len(methods) + 2))))
-    found = []
-    for dataset, category in names:
-        here = [run for run in at_shots if (run.dataset, run.category) == (dataset, category)]
-        first = {run.method: run for run in sorted(here, key=lambda run: -run.seed)}  # the lowest seed stays
-        pictures = gallery.rows(store, {method: first[method] for method in methods if method in first}, num_rows)
-        found.append(
-            Category(
-                name=f"{dataset} · {category}",
-                rows=sorted(
-                    (row for row in rows if _key(row)[:3] == (dataset, category, shots)),
-                    key=lambda row: methods.index(row["method"]),
-                ),
-                defects=_defects(here, methods),
-                figures=_curves(here, methods, look),
-                gallery=pictures,
-                has_masks=any(row.truth for row in pictures),
-            )
-        )
-    return found
-
-
-def _defects(here: Sequence[Result], methods: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """For every defect the image AUROC of every method, averaged over seeds."""
-    rows = []
-    for defect in sorted({defect for run in here for defect in run.per_defect}):
-        cells = []
-        for method in methods:
-            values = [
-                run.per_defect[defect]["image_auroc"]
-                for run in here
-                if run.method == method and "image_auroc" in run.per_defect.get(defect, {})
-            ]
-            cells.append(f"{np.mean(values):.3f}" if values else "—")
-        rows.append((defect, cells))
-    return rows
-
-
-def _curves(here: Sequence[Result], methods: Sequence[str], look: Look) -> list[Figure]:
-    roc: dict[str, curves.Curve] = {}
-    precision: dict[str, curves.Curve] = {}
-    for method in methods:
-        scored = []
-        for run in here:
-            label = np.array([image["label"] for image in run.images], dtype=bool)
-            if run.method == method and label.any() and not label.all():
-                scored.append((np.array([image["score"] for image in run.images], dtype=np.float64), label))
-        if scored:
-            roc[method] = curves.mean([curves.roc(score, label) for score, label in scored])
-            precision[method] = curves.mean([curves.precision(score, label) for score, label in scored])
-    if not roc:
-        return []
-    return [
-        _figure(figures.receiver(roc, look), "ROC of image scores, mean over seeds."),
-        _figure(
-            figures.receiver(precision, look, precision=True),
-            "Precision against recall of image scores, mean over seeds.",
-        ),
-    ]
-
-
-def _figure(figure: go.Figure, caption: str) -> Figure:
-    return Figure(caption, Markup(figure.to_json().replace("</", "<\\/")))  # noqa: S704
 
 
 def _key(row: Summary | Comparison) -> tuple[str, str, int, str]:
