@@ -54,8 +54,6 @@ def categories(
             Category(
                 name=f"{dataset} · {category}",
                 rows=sorted(same, key=lambda row: methods.index(row["method"])),
-                    key=lambda row: methods.index(row["method"]),
-                ),
                 defects=_defects(here, methods),
                 figures=_curves(here, methods, look),
                 gallery=pictures,
