@@ -339,7 +339,7 @@ def synthetic_store(folder: Path, num_datasets: int, num_categories: int, num_sh
         for category in range(num_categories):
             for method in ("patchcore", "coft", "gaussian", "pf"):
                 scores = rng.normal(size=100) + np.repeat([0, 1], [40, 60])
-                whole = scored(method, 0, scores.tolist(), 40, f"c{category}", dataset=f"d{dataset}", shots=1)
+                whole = scored(method, 0, scores.tolist(), 40, category=f"c{category}", dataset=f"d{dataset}", shots=1)
                 whole = replace(whole, per_defect={f"defect {n}": whole.metrics for n in range(5)})
                 text = save(whole, folder).read_text()
                 for shots in range(num_shots):

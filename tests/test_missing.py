@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from anomaly_zoo import missing
-from anomaly_zoo.results import Result
+from anomaly_zoo.compare import main
+from anomaly_zoo.results import Result, load_all, save
 from tests.runs import failed, run
 
 STORE = Path("store")
@@ -70,3 +71,20 @@ def test_a_command_that_cannot_be_met_is_named(tmp_path: Path, monkeypatch: pyte
     missing.fill(tmp_path / "code=1", [], [], [], "patchcore")  # failed runs are results
     with pytest.raises(ValueError, match=r"bench --method patchcore --results .*code=2` ended with code 2"):
         missing.fill(tmp_path / "code=2", [], [], [], "patchcore")
+
+
+@pytest.mark.slow
+def test_bench_understands_the_commands(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB", "0")
+    config = {"backbone": {"name": "resnet18", "weights": "none"}, "data": {"root": str(tiny_root), "image_size": 64}}
+    for category in ("alpha", "beta"):
+        save(run("patchcore", 3, 0.5, category, dataset="tiny", shots=2, config=config), tmp_path)
+    assert main([str(tmp_path), "--run", "--methods", "patchcore_aug", "--format", "json"]) == 0
+    made = [result for result in load_all(tmp_path) if result.method == "patchcore_aug"]
+    assert [(result.category, result.shots, result.seed, result.status) for result in made] == [
+        ("alpha", 2, 3, "ok"),
+        ("beta", 2, 3, "ok"),
+    ]
+    assert made[0].config["backbone"]["name"] == "resnet18"
+    assert made[0].config["data"]["image_size"] == 64
+    assert (made[0].path_in(tmp_path).with_suffix("") / "gallery" / "index.json").is_file()

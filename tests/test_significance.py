@@ -91,8 +91,8 @@ def test_rows_match_those_of_the_summary() -> None:
     results = [run for name in ("a", "bb") for run in pair(category=name)] + pair(category="ccc", dataset="elpv")
     keys = ("dataset", "category", "shots", "method", "num_categories")
     for by in ("category", "dataset", "shots"):
-        rows = [row for row in summarise(results, by=by) if row["method"] == "coft"]  # type: ignore[arg-type]
-        tests = comparisons(results, by=by)  # type: ignore[arg-type]
+        rows = [row for row in summarise(results, by=by) if row["method"] == "coft"]
+        tests = comparisons(results, by=by)
         assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in tests]  # type: ignore[literal-required]
         for row, test in zip(rows, tests, strict=True):
             assert row["gain"]["image_auroc"]["mean"] == pytest.approx(test["difference"], abs=1e-6)

@@ -66,7 +66,7 @@ def test_delong_of_a_mean_over_categories_adds_independent_variances() -> None:
     alone = [delong([part]) for part in parts]
     both = delong(parts)
     assert both.estimate == pytest.approx(np.mean([test.estimate for test in alone]))
-    assert both.standard_error == pytest.approx(np.hypot(*(test.standard_error for test in alone)) / 2)
+    assert both.standard_error == pytest.approx(np.hypot(alone[0].standard_error, alone[1].standard_error) / 2)
 
 
 def test_methods_that_never_differ_have_no_evidence_against_them() -> None:

@@ -74,10 +74,10 @@ def comparisons(results: Sequence[Result], baseline: str = BASELINE, by: By = "c
     for (protocol, shots), methods in pair_up(results, baseline).items():
         for (dataset, category, defect), cells in _cells(methods, by):
             for method, pairs in methods.items():
-                row = _comparison([pairs[cell] for cell in cells if cell in pairs], len(cells), defect)
-                if row is not None:
+                found = _comparison([pairs[cell] for cell in cells if cell in pairs], len(cells), defect)
+                if found is not None:
                     name = {"dataset": dataset, "category": category, "defect": defect, "shots": shots}
-                    rows.append({**name, "method": method, **row, "protocol": json.loads(protocol)})  # type: ignore[typeddict-item]
+                    rows.append({**name, "method": method, **found, "protocol": json.loads(protocol)})  # type: ignore[typeddict-item]
     families = defaultdict(list)
     for row in rows:
         families[json.dumps(row["protocol"]), row["dataset"], row["shots"], row["category"] == AVERAGE].append(row)

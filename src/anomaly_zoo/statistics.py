@@ -52,7 +52,7 @@ def placements(normal: Float[np.ndarray, " n"], anomalous: Float[np.ndarray, " a
     np.float64(0.875)
     """
     above = anomalous[:, None] > normal[None, :]
-    return above + (anomalous[:, None] == normal[None, :]) / 2
+    return np.asarray(above + (anomalous[:, None] == normal[None, :]) / 2)
 
 
 def delong(matrices: Sequence[Float[np.ndarray, "_ _"]]) -> DeLong:

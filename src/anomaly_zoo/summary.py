@@ -103,9 +103,10 @@ def defects(results: Sequence[Result], baseline: str = BASELINE) -> DataFrame:
     rows = [
         {**run, "defect": defect, **scores}
         for run in runs[_RUN].to_dict("records")
-        for defect, scores in of[tuple(run[key] for key in keys)].items()  # type: ignore[index]
+        for defect, scores in of[tuple(run[key] for key in keys)].items()
     ]
-    return pd.DataFrame(rows, columns=None if rows else _RUN)
+    parts: DataFrame = pd.DataFrame(rows, columns=None if rows else _RUN)
+    return parts
 
 
 def averages(runs: DataFrame) -> DataFrame:

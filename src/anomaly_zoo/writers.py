@@ -127,7 +127,7 @@ def as_csv(rows: Sequence[Summary], comparisons: Sequence[Comparison], metrics: 
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*_CELL, "runs", "failed", "metric", *_NUMBERS, *_TESTS, "undefined", "protocol"])
     for row, name in product(rows, names):
-        cell = [row[key] for key in _CELL]  # type: ignore[literal-required]
+        cell = [row[key] for key in _CELL]
         statistics = [
             *(part.get(name, {}).get(key, "") for part in (row["metrics"], row["gain"]) for key in _STATISTIC)
         ]

@@ -33,12 +33,12 @@ def precision(score: Float[np.ndarray, " n"], label: Bool[np.ndarray, " n"]) -> 
     [1.0, 1.0, 0.667]
     """
     _, recall, precise = _counts(score, label)
-    return precise[1:][np.searchsorted(recall[1:], GRID - 1e-12)]
+    return np.asarray(precise[1:][np.searchsorted(recall[1:], GRID - 1e-12)])
 
 
 def mean(curves: Sequence[Curve]) -> Curve:
     """The mean over seeds, point by point."""
-    return np.mean(curves, axis=0)
+    return np.asarray(np.mean(curves, axis=0))
 
 
 def _counts(score: Float[np.ndarray, " n"], label: Bool[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -122,7 +122,7 @@ def outlined(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
     for down in range(5):
         for right in range(5):
             inside &= padded[down : down + size, right : right + size]
-    picture = tile.image.copy()
+    picture: UInt8[np.ndarray, "s s 3"] = tile.image.copy()
     picture[tile.mask & ~inside] = _OUTLINE
     return picture
 
@@ -130,7 +130,7 @@ def outlined(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
 def heat(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
     """The anomaly map in colour over the image in grey."""
     grey = tile.image.mean(axis=2, keepdims=True)
-    return (0.3 * grey + 0.7 * _COLOURS[tile.anomaly_map]).astype(np.uint8)
+    return np.asarray(0.3 * grey + 0.7 * _COLOURS[tile.anomaly_map], dtype=np.uint8)
 
 
 def _sheet(file: Path, size: int, count: int) -> np.ndarray:
@@ -138,7 +138,7 @@ def _sheet(file: Path, size: int, count: int) -> np.ndarray:
         pixels = np.asarray(picture)
     if pixels.shape[:2] != (size * count, size):
         raise ValueError(f"{file.name} is {pixels.shape[1]} x {pixels.shape[0]}, not {count} tiles of {size} px")
-    return pixels.reshape(count, size, size, *pixels.shape[2:])
+    return np.asarray(pixels.reshape(count, size, size, *pixels.shape[2:]))
 
 
 def _uri(pixels: UInt8[np.ndarray, "s s 3"]) -> str:
