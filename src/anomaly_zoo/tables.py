@@ -67,7 +67,7 @@ def evidence(comparisons: Sequence[Comparison], baseline: str = BASELINE) -> Ite
                 Mark(" ".join(filter(None, (row["category"], row["defect"])))),
                 Mark(row["method"]),
                 Mark(f"{row['difference']:+.3f}"),
-                Mark(f"{row['low']:+.3f} to {row['high']:+.3f}"),
+                Mark(interval_text(row["low"], row["high"])),
                 Mark(p_text(row["p_delong"])),
                 Mark(p_text(row["p_holm"]), 1 if row["p_holm"] < 0.05 else None),
                 Mark(str(row["images"])),
@@ -150,6 +150,11 @@ def look_up(nested: Any, dotted_key: str) -> Any:
 def p_text(p_value: float) -> str:
     """A p-value with three decimals, or the bound that it is below."""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def interval_text(low: float, high: float, sign: str = "+") -> str:
+    """An interval with three decimals; none where every resample was alike, which says nothing of other images."""
+    return f"{low:{sign}.3f} to {high:{sign}.3f}" if high - low > 1e-6 else MISSING
 
 
 def number(value: Statistic, cost: bool) -> str:

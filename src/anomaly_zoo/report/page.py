@@ -18,7 +18,7 @@ from anomaly_zoo.report.figures import Look
 from anomaly_zoo.results import Result, write_whole
 from anomaly_zoo.significance import Comparison, Level, RankTable, comparisons, levels, rankings
 from anomaly_zoo.summary import ALL, BASELINE, Summary, protocols, summarise
-from anomaly_zoo.tables import COSTS, METRICS, number, protocol_notes
+from anomaly_zoo.tables import COSTS, METRICS, interval_text, number, p_text, protocol_notes
 
 _COSTS = {"adapt_s": "seconds to adapt", "ms_per_image": "ms per image"}
 
@@ -59,6 +59,7 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["p"] = p_text
     return environment.get_template("page.html.j2").render(
         baseline=baseline,
         methods=[(method, look.colour(method)) for method in methods],
@@ -70,6 +71,7 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
         rows=rows,
         tests={_key(test): test for test in tests},
         key=_key,
+        interval=interval_text,
         metrics=[name for name in METRICS if any(name in row["metrics"] for row in rows)],
         costs=COSTS,
         figures=_figures(done, overall, ranks, look, shots),
@@ -113,15 +115,15 @@ def _summary(at_shots: Sequence[Result], baseline: str, shots: int) -> list[str]
         over = f"over {row['num_categories']} categories" if row["num_categories"] > 1 else "on one category"
         sentences.append(
             f"{row['method']}: mean image AUROC {row['mean']:.3f} "
-            f"(95 % interval {row['low']:.3f} to {row['high']:.3f}) {over} at {shots} shots"
+            f"(95 % interval {interval_text(row['low'], row['high'], '')}) {over} at {shots} shots"
         )
     cells = {(run.dataset, run.category) for run in at_shots}
     over_all = comparisons(at_shots, baseline, "shots" if len(cells) > 1 else "category")
     gains = {row["method"]: row for row in over_all}
     for place, sentence in enumerate(sentences):
         if test := gains.get(sentence.partition(":")[0]):
-            interval = f"{test['low']:+.3f} to {test['high']:+.3f}, Holm p = {test['p_holm']:.3f}"
-            sentences[place] += f"; {test['difference']:+.3f} against {baseline} ({interval})"
+            sure = f"95 % interval {interval_text(test['low'], test['high'])}, Holm p {p_text(test['p_holm'])}"
+            sentences[place] += f"; {test['difference']:+.3f} against {baseline} ({sure})"
     return [f"{sentence}." for sentence in sentences]
 
 
