@@ -148,17 +148,29 @@ def look_up(nested: Any, dotted_key: str) -> Any:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value with three decimals, or the bound that it is below."""
+    """A p-value with three decimals, or the bound that it is below.
+
+    >>> p_text(0.0004), p_text(0.04)
+    ('< 0.001', '0.040')
+    """
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def interval_text(low: float, high: float, sign: str = "+") -> str:
-    """An interval with three decimals; none where every resample was alike, which says nothing of other images."""
+    """An interval with three decimals; none where every resample was alike, which says nothing of other images.
+
+    >>> interval_text(-0.01, 0.02), interval_text(1.0, 1.0)
+    ('-0.010 to +0.020', '—')
+    """
     return f"{low:{sign}.3f} to {high:{sign}.3f}" if high - low > 1e-6 else MISSING
 
 
 def number(value: Statistic, cost: bool) -> str:
-    """Mean and spread of a score with three decimals; the mean of a cost with three digits and its magnitude."""
+    """Mean and spread of a score with three decimals; the mean of a cost with about three digits and its magnitude.
+
+    >>> number({"mean": 0.5, "std": 0.01, "n": 3}, cost=False), number({"mean": 3_413_024.0, "n": 1}, cost=True)
+    ('0.500 ± 0.010', '3.4M')
+    """
     if not cost:
         return f"{value['mean']:.3f}" + (f" ± {value['std']:.3f}" if "std" in value else "")
     mean = value["mean"]
