@@ -44,6 +44,15 @@ def test_figures_are_json_that_plotly_understands(page: Path) -> None:
     assert [trace["x"] for trace in lines] == [[1, 8]] * 3
 
 
+def test_a_single_number_of_shots_has_bars(store: Path, tmp_path: Path) -> None:
+    only = [result for result in load_all(store) if result.shots == 8]
+    html = report.write(only, tmp_path / "r.html", store).read_text(encoding="utf-8")
+    first = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[0])
+    assert [trace["x"] for trace in first["data"]] == [["coft"], ["patchcore"], ["pf"]]
+    assert all(trace["error_y"]["array"][0] > 0 < trace["error_y"]["arrayminus"][0] for trace in first["data"])
+    assert "Image AUROC at 8 shots, all datasets, mean over 3 categories" in html
+
+
 def test_it_says_what_the_comparison_says(page: Path, store: Path) -> None:
     html = outside_scripts(page)
     for test in comparisons(load_all(store)):

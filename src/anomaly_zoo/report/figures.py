@@ -70,6 +70,27 @@ def against_shots(levels: Sequence[Level], look: Look) -> go.Figure:
     return _plain(figure)
 
 
+def at_shots(levels: Sequence[Level], look: Look) -> go.Figure:
+    """Image AUROC of every method with its 95 % interval, for a single number of shots."""
+    figure = go.Figure()
+    for level in levels:
+        figure.add_scatter(
+            x=[level["method"]],
+            y=[level["mean"]],
+            error_y={
+                "array": [level["high"] - level["mean"]],
+                "arrayminus": [level["mean"] - level["low"]],
+                "color": look.colour(level["method"]),
+            },
+            name=level["method"],
+            mode="markers",
+            marker=look.marker(level["method"]),
+            showlegend=False,
+        )
+    figure.update_yaxes(title="image AUROC")
+    return _plain(figure)
+
+
 def against_cost(points: Sequence[tuple[str, float, float]], name: str, look: Look) -> go.Figure:
     """Image AUROC against a cost: (method, cost, score); a line joins those that nothing cheaper and better beats."""
     figure = go.Figure()

@@ -133,17 +133,14 @@ def _figures(
     found: list[Figure] = []
     level: list[Level] = levels(done)
     datasets = list(dict.fromkeys(row["dataset"] for row in level))
+    alone = len({row["shots"] for row in level}) == 1
+    draw, against = (figures.at_shots, f"at {shots} shots") if alone else (figures.against_shots, "against shots")
     for dataset in [ALL, *(name for name in datasets if name != ALL)] if len(datasets) > 2 else datasets[:1]:
         rows = [row for row in level if row["dataset"] == dataset]
-        over = (
-            f"{rows[0]['num_categories']} of its categories"
-            if dataset != ALL
-            else f"{rows[0]['num_categories']} categories"
-        )
-        caption = (
-            f"Image AUROC against shots, {dataset}, mean over {over}. Bands: 95 % bootstrap interval over test images."
-        )
-        found.append(as_figure(figures.against_shots(rows, look), caption))
+        count = rows[0]["num_categories"]
+        over = "one category" if count == 1 else f"mean over {count} categories"
+        caption = f"Image AUROC {against}, {dataset}, {over}. Intervals: 95 %, bootstrap over test images."
+        found.append(as_figure(draw(rows, look), caption))
     last = {row["method"]: row for row in overall}  # the widest average comes last
     for cost, name in _COSTS.items():
         points = [
