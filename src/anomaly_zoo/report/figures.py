@@ -87,6 +87,7 @@ def at_shots(levels: Sequence[Level], look: Look) -> go.Figure:
             marker=look.marker(level["method"]),
             showlegend=False,
         )
+    figure.update_xaxes(range=[-0.6, len(levels) - 0.4], automargin=True)
     figure.update_yaxes(title="image AUROC")
     return _plain(figure)
 
