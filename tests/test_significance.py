@@ -141,7 +141,6 @@ def test_ranks_of_three_methods_by_hand() -> None:
     assert auroc["friedman_p"] == pytest.approx(stats.friedmanchisquare(*aurocs.values()).pvalue)
     signed = {m: stats.wilcoxon(np.subtract(aurocs[m], aurocs["patchcore"])).pvalue for m in ("coft", "pf")}
     assert auroc["wilcoxon_p_holm"] == pytest.approx(dict(zip(signed, holm([*signed.values()]), strict=True)))
-    assert auroc["nemenyi_p"]["pf"]["coft"] == auroc["nemenyi_p"]["coft"]["pf"] < 1
 
 
 def test_ranks_need_two_methods_and_two_cells() -> None:

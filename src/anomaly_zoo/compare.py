@@ -18,7 +18,7 @@ from rich.text import Text
 
 from anomaly_zoo import missing
 from anomaly_zoo.results import Result, load_all, write_whole
-from anomaly_zoo.summary import BASELINE, BYS, protocols, summarise
+from anomaly_zoo.summary import BASELINE, BYS, frame, protocols, summarise
 from anomaly_zoo.tables import METRICS, Mark, blocks, look_up, notes
 
 __all__ = ["main", "print_table"]
@@ -136,10 +136,11 @@ def _tables(results: Sequence[Result], options: argparse.Namespace) -> list[Any]
     from anomaly_zoo.significance import comparisons, rankings
     from anomaly_zoo.tables import evidence, order
 
+    runs = frame(results, options.baseline)
     by, metrics = _by(results, options), options.metrics or METRICS
-    tables = [*blocks(summarise(results, options.baseline, by), options.baseline, metrics)]
+    tables = [*blocks(summarise(results, options.baseline, by, runs), options.baseline, metrics)]
     tables += evidence(comparisons(results, options.baseline, by), options.baseline)
-    tables += order(rankings(results, options.baseline), options.baseline)
+    tables += order(rankings(results, options.baseline, runs=runs), options.baseline)
     if published.concerns({result.dataset for result in results}):
         tables.append(published.block())
     return tables

@@ -14,7 +14,7 @@ import numpy as np
 from anomaly_zoo.pairs import Cell, Matrix, Pair, pair_up, placements_of
 from anomaly_zoo.results import Result
 from anomaly_zoo.statistics import delong, holm, interval, rank, resample, wilcoxon
-from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, frame
+from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, DataFrame, frame
 
 
 class Comparison(TypedDict):
@@ -57,7 +57,6 @@ class RankTable(TypedDict):
     mean_ranks: dict[str, float]
     friedman_p: float | None
     critical_difference: float
-    nemenyi_p: dict[str, dict[str, float]]
     wilcoxon_p_holm: dict[str, float]  # of every other method against the baseline
     protocol: dict[str, Any]
 
@@ -123,13 +122,21 @@ def levels(results: Sequence[Result]) -> list[Level]:
 
 
 def rankings(
-    results: Sequence[Result], baseline: str = BASELINE, metrics: Sequence[str] = ("image_auroc", "aupro")
+    results: Sequence[Result],
+    baseline: str = BASELINE,
+    metrics: Sequence[str] = ("image_auroc", "aupro"),
+    runs: DataFrame | None = None,
 ) -> list[RankTable]:
-    """Ranks over all cells of all datasets, where there are two methods and two cells; higher is better."""
-    import pandas as pd
+    """Ranks over all cells of all datasets, where there are two methods and two cells; higher is better.
 
+    Args:
+        results: of any methods and datasets.
+        baseline: what the signed ranks refer to.
+        metrics: a table for each of them that exists.
+        runs: the `frame` of the results, if it is there already.
+    """
     tables = []
-    runs: pd.DataFrame = frame(results, baseline)
+    runs = frame(results, baseline) if runs is None else runs
     for (protocol, shots), group in runs[~runs["failed"]].groupby(["protocol", "shots"]):
         for metric in metrics:
             if metric not in group:
@@ -150,10 +157,6 @@ def rankings(
                     mean_ranks=dict(zip(names, ranking.mean_ranks.tolist(), strict=True)),
                     friedman_p=ranking.friedman_p,
                     critical_difference=ranking.critical_difference,
-                    nemenyi_p={
-                        name: dict(zip(names, row, strict=True))
-                        for name, row in zip(names, ranking.nemenyi_p.tolist(), strict=True)
-                    },
                     wilcoxon_p_holm=dict(zip(others, tested, strict=True)),
                     protocol=json.loads(str(protocol)),
                 )

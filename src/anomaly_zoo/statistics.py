@@ -15,7 +15,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 NUM_RESAMPLES = 2000
 _NORMAL = NormalDist()
@@ -36,13 +36,11 @@ class Ranking(NamedTuple):
         mean_ranks: one per method.
         friedman_p: of all methods being alike; None for two methods (use `wilcoxon`).
         critical_difference: mean ranks that are further apart differ at the 5 % level (Nemenyi).
-        nemenyi_p: for every pair of methods.
     """
 
     mean_ranks: Float[np.ndarray, " methods"]
     friedman_p: float | None
     critical_difference: float
-    nemenyi_p: Float[np.ndarray, "methods methods"]
 
 
 def placements(normal: Float[np.ndarray, " n"], anomalous: Float[np.ndarray, " a"]) -> Float[np.ndarray, "a n"]:
@@ -107,8 +105,10 @@ def resample(
     matrix: Float[np.ndarray, "a n"], num_resamples: int = NUM_RESAMPLES, seed: int | tuple[int, ...] = 0
 ) -> Float[np.ndarray, " resamples"]:
     """The mean of `matrix` in every bootstrap resample of its images, see `bootstrap_interval`."""
-    rows, columns = (_weights(size, num_resamples, (seed, side)) for side, size in enumerate(matrix.shape))
-    return np.asarray(np.einsum("bn,bn->b", rows @ matrix.astype(np.float32), columns), dtype=np.float64)
+    counts = (_counts(size, num_resamples, (seed, side)).astype(np.float32) for side, size in enumerate(matrix.shape))
+    rows, columns = counts
+    sums = np.einsum("bn,bn->b", rows @ matrix.astype(np.float32), columns)
+    return np.asarray(sums / ((matrix.shape[0] - 1) * (matrix.shape[1] - 1)), dtype=np.float64)
 
 
 def interval(drawn: Sequence[Float[np.ndarray, " resamples"]], level: float = 0.95) -> tuple[float, float]:
@@ -169,14 +169,23 @@ def rank(scores: Float[np.ndarray, "cells methods"], alpha: float = 0.05) -> Ran
 
     mean_ranks = stats.rankdata(-scores, axis=1).mean(axis=0)
     error = (num_methods * (num_methods + 1) / (6 * num_cells)) ** 0.5
-    nemenyi_p = np.ones((num_methods, num_methods))
-    for a, b in combinations(range(num_methods), 2):
-        distance = abs(mean_ranks[a] - mean_ranks[b]) / error * 2**0.5
-        nemenyi_p[a, b] = nemenyi_p[b, a] = stats.studentized_range.sf(distance, num_methods, np.inf)
     friedman_p = None
     if num_methods > 2:
         friedman_p = float(stats.friedmanchisquare(*scores.T).pvalue) if np.any(np.ptp(scores, axis=1)) else 1.0
-    return Ranking(mean_ranks, friedman_p, _range_quantile(num_methods, alpha) / 2**0.5 * error, nemenyi_p)
+    return Ranking(mean_ranks, friedman_p, _range_quantile(num_methods, alpha) / 2**0.5 * error)
+
+
+def nemenyi(mean_ranks: Float[np.ndarray, " methods"], num_cells: int) -> Float[np.ndarray, "methods methods"]:
+    """The p-value of Nemenyi's test for every pair of methods, from their mean ranks over `num_cells` cells."""
+    from scipy import stats
+
+    num_methods = len(mean_ranks)
+    error = (num_methods * (num_methods + 1) / (6 * num_cells)) ** 0.5
+    p_values = np.ones((num_methods, num_methods))
+    for a, b in combinations(range(num_methods), 2):
+        distance = abs(mean_ranks[a] - mean_ranks[b]) / error * 2**0.5
+        p_values[a, b] = p_values[b, a] = stats.studentized_range.sf(distance, num_methods, np.inf)
+    return p_values
 
 
 def _check(matrices: Sequence[Float[np.ndarray, "_ _"]]) -> None:
@@ -185,15 +194,15 @@ def _check(matrices: Sequence[Float[np.ndarray, "_ _"]]) -> None:
         raise ValueError(f"an interval or test needs two anomalous and two normal images: got {shapes or 'no images'}")
 
 
-@lru_cache(maxsize=8)
-def _weights(num_images: int, num_resamples: int, seed: tuple[Any, ...]) -> Float[np.ndarray, "b images"]:
-    """How often each image is among the `num_images - 1` drawn of each resample, as a share."""
+@lru_cache(maxsize=128)  # all methods, seeds and shots of a category draw the same images
+def _counts(num_images: int, num_resamples: int, seed: tuple[Any, ...]) -> UInt8[np.ndarray, "b images"]:
+    """How often each image is among the `num_images - 1` drawn of each resample."""
     rng = np.random.default_rng([int(part) for part in np.hstack([np.ravel(part) for part in seed])])
     drawn = (
         rng.integers(num_images, size=(num_resamples, num_images - 1)) + num_images * np.arange(num_resamples)[:, None]
     )
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_images).reshape(num_resamples, num_images)
-    return (counts / (num_images - 1)).astype(np.float32)
+    return np.minimum(counts, 255).astype(np.uint8)
 
 
 @cache

@@ -137,7 +137,9 @@ def gains(runs: DataFrame, baseline: str) -> DataFrame:
     return others
 
 
-def summarise(results: Sequence[Result], baseline: str = BASELINE, by: By = "category") -> list[Summary]:
+def summarise(
+    results: Sequence[Result], baseline: str = BASELINE, by: By = "category", runs: DataFrame | None = None
+) -> list[Summary]:
     """Mean, spread and gain over `baseline` of every method in every cell.
 
     Args:
@@ -146,13 +148,14 @@ def summarise(results: Sequence[Result], baseline: str = BASELINE, by: By = "cat
         by: `category`: every category, then the average over those of a dataset. `dataset`: these averages (a single
             category stands for itself), then the average over datasets. `defect`: every kind of defect. `shots`: the
             average over all categories of all datasets, for every number of shots.
+        runs: the `frame` of the results, if it is there already.
 
     Raises:
         ValueError: if two results are of the same run.
     """
     if not results:
         return []
-    rows = [row for part in _parts(results, baseline, by) for row in _summaries(part, baseline)]
+    rows = [row for part in _parts(results, baseline, by, runs) for row in _summaries(part, baseline)]
     return sorted(rows, key=lambda row: (row["dataset"] == ALL, row["dataset"], row["shots"], *_place(row)))
 
 
@@ -160,10 +163,10 @@ def _place(row: Summary) -> tuple[bool, str, str]:
     return row["category"] == AVERAGE, row["category"], row["defect"]
 
 
-def _parts(results: Sequence[Result], baseline: str, by: By) -> list[DataFrame]:
+def _parts(results: Sequence[Result], baseline: str, by: By, runs: DataFrame | None) -> list[DataFrame]:
     if by == "defect":
         return [defects(results, baseline)]
-    runs = frame(results, baseline)
+    runs = frame(results, baseline) if runs is None else runs
     if by == "category":
         return [runs, averages(runs)]
     everywhere = averages(runs.assign(dataset=ALL, category=runs["dataset"] + "/" + runs["category"]))
