@@ -168,7 +168,7 @@ def load(path: Path) -> Result:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo")
     if problem := _problem(record):
         raise ValueError(f"{path}: {problem}: {_REPAIR}")
-    return Result(**{part.name: record[part.name] for part in fields(Result) if part.name in record})
+    return Result(**{name: record[name] for name in _KINDS if name in record})
 
 
 def load_all(store: Path) -> list[Result]:
@@ -182,7 +182,8 @@ def load_all(store: Path) -> list[Result]:
     with _uncollected():
         for path in store.glob(_PATTERN):
             result = load(path)
-            if path != result.path_in(store):
+            name = (result.dataset, result.category, result.method, f"shots={result.shots}", f"seed={result.seed}.json")
+            if path.parts[-len(name) :] != name:
                 raise ValueError(f"{path} holds the run that belongs in {result.path_in(store)}: move or delete it")
             results.append(result)
     return sorted(results, key=attrgetter("dataset", "category", "method", "shots", "seed"))
