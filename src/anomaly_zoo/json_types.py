@@ -1,8 +1,9 @@
 """Whether nested values are what a field's annotation says, and what JSON can hold; quick on a million images."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from operator import itemgetter
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -21,8 +22,8 @@ def unwritable(value: Any, name: str = "") -> Iterator[str]:
         yield f"{name} is a {type(value).__name__}, which JSON cannot hold"
 
 
-def _column_checker(kind: Any) -> Callable[[list[Any]], bool]:
-    """What `checker` says of a list of the scalars `kind`; thousands of results hold a hundred images each."""
+def _column_checker(kind: Any) -> Callable[[Sequence[Any]], bool]:
+    """What `checker` says of several of the scalars `kind`; thousands of results hold a hundred images each."""
     if kind in (int, float):
         numbers = (int, float) if kind is float else int
         return lambda values: (
@@ -34,13 +35,14 @@ def _column_checker(kind: Any) -> Callable[[list[Any]], bool]:
 
 def _table_checker(kind: Any) -> Callable[[Any], bool]:
     """What `checker` says of a list of the flat typed dictionary `kind`."""
-    parts = [(name, _column_checker(part)) for name, part in get_type_hints(kind).items()]
+    names, kinds = zip(*get_type_hints(kind).items(), strict=True)
+    columns, values = [_column_checker(part) for part in kinds], itemgetter(*names)
 
     def check(rows: Any) -> bool:
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        if not isinstance(rows, list) or not all(issubclass(found, dict) for found in set(map(type, rows))):
             return False
         try:
-            return all(ok([row[name] for row in rows]) for name, ok in parts)
+            return all(ok(column) for ok, column in zip(columns, zip(*map(values, rows), strict=True), strict=False))
         except KeyError:
             return False
 
