@@ -7,14 +7,19 @@ over the cells. The mathematics is in `statistics.py`.
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from anomaly_zoo.pairs import Cell, Matrix, Pair, pair_up, placements_of
 from anomaly_zoo.results import Result
 from anomaly_zoo.statistics import delong, holm, interval, rank, resample, wilcoxon
-from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, DataFrame, frame
+from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+else:  # annotations are evaluated, and pandas is not needed before there are results
+    DataFrame = Any
 
 
 class Comparison(TypedDict):
