@@ -18,7 +18,7 @@ BENCH = $(BIN)/python -m anomaly_zoo.bench --method "$(METHOD)" --shots $(SHOTS)
 	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint type test test-slow check bench compare docs bench-peers lock clean
+.PHONY: help setup format lint type test test-slow check bench compare report docs bench-peers lock clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(STAMP) ## run one method on a dataset: make bench METHOD=coft SHOTS=8
 
 compare: $(STAMP) ## the table of all results
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)
+
+report: $(STAMP) ## one HTML file with figures and pictures of all results: make report [REPORT=report.html]
+	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS) --report $(or $(REPORT),report.html)
 
 bench-peers: $(STAMP) .venv-peers/.ready ## beside anomalib: make bench-peers ROOT=datasets/mvtec_ad CATEGORY=bottle
 	@test -n "$(ROOT)" || { echo "Pass ROOT=<folder in the MVTec layout>, and CATEGORY=<name> for less than all of it."; exit 2; }

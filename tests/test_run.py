@@ -111,7 +111,9 @@ def test_without_tracking_only_pictures_are_written(result: Result, store: Path)
     folder = result.path_in(store).with_suffix("")
     written = {path.relative_to(folder).as_posix() for path in store.rglob("*") if path.is_file()}
     kinds = ("good", "large", "small")
-    assert written == {f"pictures/{kind}_00{number}.png" for kind in kinds for number in range(2)}
+    pictures = {f"pictures/{kind}_00{number}.png" for kind in kinds for number in range(2)}
+    gallery = {f"gallery/{name}" for name in ("images.jpg", "masks.png", "maps.png", "index.json")}
+    assert written == pictures | gallery
 
 
 def test_without_masks_pixel_metrics_are_undefined_with_a_reason(

@@ -5,19 +5,19 @@ A run is dataset x category x method x shots x seed, and its file is
 in the folder `seed=0/`, which readers never open.
 """
 
+import gc
 import json
-import math
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
 from inspect import formatannotation
 from operator import attrgetter
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypedDict, get_type_hints
+
+from anomaly_zoo.json_types import checker, unwritable
 
 SCHEMA_VERSION = 1
 _PATTERN = "*/*/*/shots=*/seed=*.json"
@@ -125,14 +125,20 @@ def save(result: Result, store: Path) -> Path:
     """
     path = result.path_in(store)
     record = {part.name: getattr(result, part.name) for part in fields(result)}
-    if problem := next(_unwritable(record, ""), None) or _problem(record):
+    if problem := next(unwritable(record), None) or _problem(record):
         raise ValueError(f"cannot save {path}: {problem}; the reason for a metric without a value goes into undefined")
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
+    return path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is the earlier one or the new one, whenever the machine stops; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -145,7 +151,6 @@ def save(result: Result, store: Path) -> Path:
             os.fsync(folder)
         finally:
             os.close(folder)
-    return path
 
 
 def load(path: Path) -> Result:
@@ -163,7 +168,7 @@ def load(path: Path) -> Result:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo")
     if problem := _problem(record):
         raise ValueError(f"{path}: {problem}: {_REPAIR}")
-    return Result(**{part.name: record[part.name] for part in fields(Result) if part.name in record})
+    return Result(**{name: record[name] for name in _KINDS if name in record})
 
 
 def load_all(store: Path) -> list[Result]:
@@ -174,12 +179,26 @@ def load_all(store: Path) -> list[Result]:
             twice or for the wrong run.
     """
     results = []
-    for path in store.glob(_PATTERN):
-        result = load(path)
-        if path != result.path_in(store):
-            raise ValueError(f"{path} holds the run that belongs in {result.path_in(store)}: move or delete it")
-        results.append(result)
+    with _uncollected():
+        for path in store.glob(_PATTERN):
+            result = load(path)
+            name = (result.dataset, result.category, result.method, f"shots={result.shots}", f"seed={result.seed}.json")
+            if path.parts[-len(name) :] != name:
+                raise ValueError(f"{path} holds the run that belongs in {result.path_in(store)}: move or delete it")
+            results.append(result)
     return sorted(results, key=attrgetter("dataset", "category", "method", "shots", "seed"))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Lets the garbage collector rest: it would search millions of new objects again and again, and free none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def protocol(result: Result) -> dict[str, Any]:
@@ -211,41 +230,6 @@ def conflicting_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return keys
 
 
-def _unwritable(value: Any, name: str) -> Iterator[str]:
-    """Says of everything inside `value` that JSON cannot hold where it is and what it is."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _unwritable(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _unwritable(item, f"{name}[{index}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{name} is {float(value)}, which is not finite"
-    elif not isinstance(value, (str, int, float, type(None))):
-        yield f"{name} is a {type(value).__name__}, which JSON cannot hold"
-
-
-@cache
-def _checker(kind: Any) -> Callable[[Any], bool]:
-    """A function that says whether a value read from JSON has the annotated type `kind`, with finite numbers only."""
-    if kind in (int, float):
-        numbers = (int, float) if kind is float else int
-        return lambda value: isinstance(value, numbers) and not isinstance(value, bool) and abs(value) < math.inf
-    if is_typeddict(kind):
-        parts = [(name, _checker(part)) for name, part in get_type_hints(kind).items()]
-        return lambda value: isinstance(value, dict) and all(name in value and ok(value[name]) for name, ok in parts)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is None:
-        return lambda value: kind is Any or isinstance(value, kind)
-    if origin is Literal:
-        return lambda value: value in arguments
-    inner = [_checker(argument) for argument in arguments]
-    if origin is UnionType:
-        return lambda value: any(ok(value) for ok in inner)
-    contents = dict.values if origin is dict else list.__iter__  # the keys are strings, JSON has no others
-    return lambda value: isinstance(value, origin) and all(map(inner[-1], contents(value)))
-
-
 _KINDS = get_type_hints(Result)
 
 
@@ -255,7 +239,7 @@ def _problem(record: Any) -> str | None:
         return "it is not a JSON object"
     if missing := _KINDS.keys() - record.keys() - _OPTIONAL:
         return f"it lacks {', '.join(sorted(missing))}"
-    if wrong := [name for name, kind in _KINDS.items() if name in record and not _checker(kind)(record[name])]:
+    if wrong := [name for name, kind in _KINDS.items() if name in record and not checker(kind)(record[name])]:
         return "; ".join(f"{name} must be {formatannotation(_KINDS[name])}, numbers finite" for name in wrong)
     if (record["status"] == "failed") != (record["error"] is not None):
         return f"a run has an error exactly if it failed: status={record['status']!r}, error={record['error']!r}"

@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -161,3 +163,54 @@ def test_panel_lets_the_image_shine_through_the_heat() -> None:
     anomaly_map = torch.rand(30, 40, generator=torch.Generator().manual_seed(1))
     black, white = (thirds(panel(torch.full((3, 30, 40), v), NO_MASK, anomaly_map))[2].astype(int) for v in (0.0, 1.0))
     assert np.abs(white - black - 127.5).max() <= 1
+
+
+def gallery_of(folder: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    index = json.loads((folder / "index.json").read_text())
+    return index, [read(folder / name) for name in ("images.jpg", "masks.png", "maps.png")]
+
+
+def test_the_gallery_holds_small_images_masks_and_maps_of_8_bits(tiny_root: Path, tmp_path: Path) -> None:
+    visualize(tiny_root, tmp_path / "pictures")
+    index, (images, masks, maps) = gallery_of(tmp_path / "gallery")
+    assert index["size_px"] == 128
+    assert len(index["paths"]) == 9
+    assert (images.shape, masks.shape, maps.shape) == ((9 * 128, 128, 3), (9 * 128, 128), (9 * 128, 128))
+    assert {array.dtype for array in (images, masks, maps)} == {np.dtype(np.uint8)}
+    assert set(np.unique(masks)) == {0, 255}
+    kinds = [name.split("/")[1] for name in index["paths"]]
+    assert kinds == ["good", "large", "small"] * 3
+    for place, kind in enumerate(kinds):
+        tile = slice(128 * place, 128 * place + 128)
+        assert (masks[tile] > 0).any() == (kind != "good")
+        if kind == "large":  # Brightness scores the bright square
+            assert maps[tile][masks[tile] > 0].mean() > maps[tile][masks[tile] == 0].mean() + 50
+    assert sum(file.stat().st_size for file in (tmp_path / "gallery").iterdir()) < 300_000
+
+
+def test_the_gallery_is_bounded_and_the_same_images_whatever_the_scores(tmp_path: Path) -> None:
+    names = []
+    for folder, seed in (("a", 0), ("b", 1)):
+        scores = torch.rand(40, 8, 8, generator=torch.Generator().manual_seed(seed))
+        drive(VisualizationCallback(tmp_path / folder / "pictures", num_maps=5, map_size=16), scores)
+        index, (_, _, maps) = gallery_of(tmp_path / folder / "gallery")
+        assert maps.shape == (5 * 16, 16)
+        names.append(index["paths"])
+    assert names[0] == names[1]
+    assert names[0] != sorted(names[0])  # not simply the first
+
+
+def test_the_gallery_gives_back_the_scores_within_its_scale(tmp_path: Path) -> None:
+    scores = torch.linspace(-3, 7, 20)[:, None, None].expand(20, 8, 8)
+    drive(VisualizationCallback(tmp_path / "pictures", num_maps=20, map_size=8), scores)
+    index, (_, _, maps) = gallery_of(tmp_path / "gallery")
+    back = index["low"] + maps.astype(float) / 255 * (index["high"] - index["low"])
+    expected = [float(scores[int(Path(name).stem)].mean()) for name in index["paths"]]
+    np.testing.assert_allclose(
+        back.reshape(20, 64).mean(axis=1), np.clip(expected, index["low"], index["high"]), atol=0.03
+    )
+
+
+def test_there_is_no_gallery_if_none_is_wanted(tmp_path: Path) -> None:
+    drive(VisualizationCallback(tmp_path / "pictures", num_maps=0), torch.rand(3, 8, 8))
+    assert not (tmp_path / "gallery").exists()

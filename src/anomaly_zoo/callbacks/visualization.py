@@ -1,7 +1,15 @@
-"""Pictures of a few test images: people look at them before they read numbers."""
+"""Pictures of a few test images: people look at them before they read numbers.
 
-from collections import Counter
+For the eyes and for W&B, panels of the first images of every kind. For the report of `compare`, a bounded gallery: the
+same images whatever the method, seed and shots, small and with 8 bits, so that maps can be set side by side.
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lightning.pytorch as L
@@ -9,41 +17,67 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from anomaly_zoo.results import write_whole
 from anomaly_zoo.types import Batch, Prediction
 
 
 class VisualizationCallback(L.Callback):
     """Writes `<defect>_<name>.png` (image, ground truth, anomaly map) for the first test images of every kind.
 
+    Beside the folder it writes the gallery, see `write_gallery`.
+
     Attributes:
-        files: what was written by the last test.
+        files: the panels that were written by the last test.
 
     Args:
         folder: where to; made when needed.
         num_images: pictures per defect, and of normal images.
+        num_maps: images in the gallery, over all kinds; 0 for none.
+        map_size: side of the gallery's images and maps in pixels.
     """
 
     files: list[Path]
 
-    def __init__(self, folder: Path, num_images: int = 2) -> None:
+    def __init__(self, folder: Path, num_images: int = 2, num_maps: int = 24, map_size: int = 128) -> None:
         self.folder = folder
         self.num_images = num_images
+        self.num_maps = num_maps
+        self.map_size = map_size
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts afresh."""
         self._seen: Counter[str] = Counter()
         self._chosen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._gallery: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Prediction, batch: Batch, *args: int
     ) -> None:
-        """Keeps the first images of every defect."""
+        """Keeps the first images of every defect, and what may be in the gallery."""
         for path, image, mask, anomaly_map in zip(
             map(Path, batch.path), batch.image, batch.mask, outputs.anomaly_map, strict=True
         ):
             self._seen[path.parent.name] += 1
             if self._seen[path.parent.name] <= self.num_images:
                 self._chosen[f"{path.parent.name}_{path.stem}"] = (image.cpu(), mask.cpu(), anomaly_map.cpu())
+            self._consider(path, image, mask, anomaly_map)
+
+    def _consider(self, path: Path, image: Tensor, mask: Tensor, anomaly_map: Tensor) -> None:
+        """Keeps the image if its name's hash is among the lowest of its kind: a choice that no score can change."""
+        kept = self._gallery[path.parent.name]
+        key = hashlib.sha256("/".join(path.parts[-3:]).encode()).hexdigest()
+        if len(kept) >= self.num_maps:
+            if not kept or key > max(kept):
+                return
+            del kept[max(kept)]
+        size = (self.map_size, self.map_size)
+        pixels = (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+        kept[key] = {
+            "path": "/".join(path.parts[-3:]),
+            "image": cv2.resize(pixels, size, interpolation=cv2.INTER_AREA),
+            "mask": cv2.resize(mask.cpu().numpy().astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST),
+            "map": cv2.resize(anomaly_map.float().cpu().numpy(), size, interpolation=cv2.INTER_AREA),
+        }
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws them all in one colour scale, so that they can be compared."""
@@ -58,6 +92,31 @@ class VisualizationCallback(L.Callback):
             file = self.folder / f"{name}.png"
             file.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
             self.files.append(file)
+        in_turn = zip_longest(*([kind[key] for key in sorted(kind)] for kind in self._gallery.values()))
+        tiles = [tile for tile in chain.from_iterable(in_turn) if tile is not None][: self.num_maps]
+        if tiles:
+            write_gallery(self.folder.parent / "gallery", tiles)
+
+
+def write_gallery(folder: Path, tiles: list[dict[str, Any]]) -> None:
+    """Writes contact sheets, one tile below the other: `images.jpg`, `masks.png`, `maps.png`, and `index.json`.
+
+    Maps have 8 bits: 0 is `low` of the index and below, 255 is `high` and above, which are the quantiles 0.02 and 0.998
+    of these maps. The index is written last, so that where it is, the sheets are whole.
+
+    Args:
+        folder: made when needed.
+        tiles: `path`, and `image` (uint8 RGB), `mask` (uint8, 0 or 255) and `map` (float), all of one size.
+    """
+    maps = np.stack([tile["map"] for tile in tiles])
+    low, high = (float(value) for value in np.quantile(maps, [0.02, 0.998]))
+    grey = (np.clip((maps - low) / max(high - low, 1e-12), 0, 1) * 255).round().astype(np.uint8)
+    images = np.concatenate([tile["image"] for tile in tiles])[..., ::-1]
+    write_whole(folder / "images.jpg", cv2.imencode(".jpg", images, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
+    write_whole(folder / "masks.png", cv2.imencode(".png", np.concatenate([t["mask"] for t in tiles]))[1].tobytes())
+    write_whole(folder / "maps.png", cv2.imencode(".png", np.concatenate(list(grey)))[1].tobytes())
+    index = {"size_px": grey.shape[1], "low": low, "high": high, "paths": [tile["path"] for tile in tiles]}
+    write_whole(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
 
 
 def panel(

@@ -1,0 +1,201 @@
+"""The figures as Plotly's JSON. Colours tell methods apart for colour-blind readers; markers and dashes do so in print.
+
+Text and axes have no colour here: the page sets them, light or dark.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+
+from anomaly_zoo.report.curves import GRID, Curve
+from anomaly_zoo.significance import Level, RankTable
+
+# Okabe and Ito's colours that are legible on white and on black
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C8C00", "#8A63D2")
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+
+
+class Look:
+    """One colour, marker and dash for every method, the same in all figures."""
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        self._place = {method: place for place, method in enumerate(methods)}
+
+    def colour(self, method: str) -> str:
+        """As `#rrggbb`."""
+        return COLOURS[self._place[method] % len(COLOURS)]
+
+    def line(self, method: str) -> dict[str, Any]:
+        """Colour, dash and width."""
+        return {"color": self.colour(method), "dash": _DASHES[self._place[method] % len(_DASHES)], "width": 2}
+
+    def marker(self, method: str) -> dict[str, Any]:
+        """Colour and symbol."""
+        return {"color": self.colour(method), "symbol": _MARKERS[self._place[method] % len(_MARKERS)], "size": 9}
+
+
+def against_shots(levels: Sequence[Level], look: Look) -> go.Figure:
+    """Image AUROC against shots with a band from the lower to the upper end of its 95 % interval."""
+    figure = go.Figure()
+    for method in dict.fromkeys(level["method"] for level in levels):
+        rows = sorted((level for level in levels if level["method"] == method), key=lambda level: level["shots"])
+        shots = [row["shots"] for row in rows]
+        red, green, blue = (int(look.colour(method)[place : place + 2], 16) for place in (1, 3, 5))
+        figure.add_scatter(
+            x=[*shots, *reversed(shots)],
+            y=[row["high"] for row in rows] + [row["low"] for row in reversed(rows)],
+            fill="toself",
+            fillcolor=f"rgba({red},{green},{blue},0.15)",
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            mode="lines",
+            legendgroup=method,
+        )
+        figure.add_scatter(
+            x=shots,
+            y=[row["mean"] for row in rows],
+            name=method,
+            mode="lines+markers",
+            line=look.line(method),
+            marker=look.marker(method),
+            legendgroup=method,
+        )
+    shots = sorted({level["shots"] for level in levels})
+    figure.update_xaxes(type="log", tickvals=shots, ticktext=[str(value) for value in shots], title="shots")
+    figure.update_yaxes(title="image AUROC")
+    return _plain(figure)
+
+
+def at_shots(levels: Sequence[Level], look: Look) -> go.Figure:
+    """Image AUROC of every method with its 95 % interval, for a single number of shots."""
+    figure = go.Figure()
+    for level in levels:
+        figure.add_scatter(
+            x=[level["method"]],
+            y=[level["mean"]],
+            error_y={
+                "array": [level["high"] - level["mean"]],
+                "arrayminus": [level["mean"] - level["low"]],
+                "color": look.colour(level["method"]),
+            },
+            name=level["method"],
+            mode="markers",
+            marker=look.marker(level["method"]),
+            showlegend=False,
+        )
+    figure.update_xaxes(range=[-0.6, len(levels) - 0.4], automargin=True)
+    figure.update_yaxes(title="image AUROC")
+    return _plain(figure)
+
+
+def against_cost(points: Sequence[tuple[str, float, float]], name: str, look: Look) -> go.Figure:
+    """Image AUROC against a cost: (method, cost, score); a line joins those that nothing cheaper and better beats."""
+    figure = go.Figure()
+    front: list[tuple[float, float]] = []
+    for _, cost, score in sorted(points, key=lambda point: (point[1], -point[2])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    steps = [corner for (cost, score), (after, _) in pairwise(front) for corner in ((cost, score), (after, score))]
+    corners = [*steps, front[-1]] if front else []
+    figure.add_scatter(
+        x=[cost for cost, _ in corners],
+        y=[score for _, score in corners],
+        mode="lines",
+        name="Pareto front",
+        line={"color": "#888888", "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+    )
+    for method, cost, score in points:
+        figure.add_scatter(x=[cost], y=[score], name=method, mode="markers", marker=look.marker(method) | {"size": 12})
+    figure.update_xaxes(type="log", title=name)
+    figure.update_yaxes(title="image AUROC")
+    return _plain(figure)
+
+
+def receiver(curves: dict[str, Curve], look: Look, precision: bool = False) -> go.Figure:
+    """ROC curves, or precision against recall."""
+    figure = go.Figure()
+    for method, curve in curves.items():
+        figure.add_scatter(x=GRID, y=curve.round(4), name=method, mode="lines", line=look.line(method))
+    figure.update_xaxes(title="recall" if precision else "false-positive rate", range=[-0.02, 1.02])
+    figure.update_yaxes(title="precision" if precision else "true-positive rate", range=[-0.02, 1.02])
+    return _plain(figure)
+
+
+def critical_difference(table: RankTable, look: Look) -> go.Figure:
+    """Mean ranks on one axis, the best on the right; a bar joins methods within the critical difference."""
+    figure = go.Figure()
+    ranks = sorted(table["mean_ranks"].items(), key=lambda item: item[1])
+    width, height = len(ranks), 0.5
+    for place, bar in enumerate(cliques([rank for _, rank in ranks], table["critical_difference"])):
+        low, high = (ranks[end][1] for end in bar)
+        figure.add_scatter(
+            x=[low - 0.04, high + 0.04],
+            y=[-0.3 - 0.2 * place] * 2,
+            mode="lines",
+            line={"width": 6, "color": "#888888"},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    depth = 0.5 + 0.2 * width
+    for place, (method, rank) in enumerate(ranks):
+        best_half = place < (width + 1) // 2
+        down = -depth - height * (place if best_half else width - 1 - place)
+        side = 0.6 if best_half else width + 0.4
+        figure.add_scatter(
+            x=[rank, rank, side],
+            y=[0, down, down],
+            mode="lines+markers",
+            line={"color": look.colour(method), "width": 2},
+            marker=look.marker(method) | {"size": [10, 1, 1]},
+            name=method,
+            showlegend=False,
+        )
+        text = f"{method} {rank:.2f}"
+        anchor = "left" if not best_half else "right"
+        figure.add_annotation(x=side, y=down, text=text, showarrow=False, xanchor=anchor, yanchor="bottom")
+    figure.add_scatter(
+        x=[1, 1 + table["critical_difference"]],
+        y=[0.5, 0.5],
+        mode="lines+markers+text",
+        marker={"symbol": "line-ns-open", "size": 10, "color": "#888888"},
+        line={"width": 2, "color": "#888888"},
+        text=[f"critical difference {table['critical_difference']:.2f}", ""],
+        textposition="top left",
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    ticks = list(range(1, width + 1))
+    figure.update_xaxes(range=[width + 1.6, -0.6], side="top", tickvals=ticks, title="mean rank", showgrid=False)
+    figure.update_yaxes(visible=False, range=[-depth - height * ((width + 1) // 2) - 0.2, 1.0])
+    return _plain(figure).update_layout(margin={"t": 64, "b": 12})
+
+
+def cliques(ranks: Sequence[float], distance: float) -> list[tuple[int, int]]:
+    """First and last of every largest group of sorted ranks that lie within `distance`; groups of one are left out.
+
+    >>> cliques([1.0, 1.5, 2.2, 4.0], 1.0)
+    [(0, 1), (1, 2)]
+    """
+    found: list[tuple[int, int]] = []
+    for first, rank in enumerate(ranks):
+        last = max(place for place, other in enumerate(ranks) if other - rank <= distance)
+        if last > first and (not found or last > found[-1][1]):
+            found.append((first, last))
+    return found
+
+
+def _plain(figure: go.Figure) -> go.Figure:
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 56, "r": 12, "t": 28, "b": 48},
+        legend={"orientation": "h", "y": -0.25},
+        hovermode="closest",
+    )
+    return figure

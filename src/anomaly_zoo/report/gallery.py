@@ -1,0 +1,150 @@
+"""Test images, ground truth and the anomaly maps of all methods side by side, worst misses first.
+
+The pictures are those that `callbacks/visualization.py` left beside every result: the same images whatever the method.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from plotly.colors import sample_colorscale, unlabel_rgb
+
+from anomaly_zoo.pairs import image_key
+from anomaly_zoo.results import Result
+
+_OUTLINE = (255, 0, 255)
+_QUALITY = 60
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one run left of one image; the ground truth is None where there is nothing to outline."""
+
+    image: UInt8[np.ndarray, "s s 3"]
+    mask: Bool[np.ndarray, "s s"]
+    anomaly_map: UInt8[np.ndarray, "s s"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image in the gallery. Pictures are data URIs."""
+
+    name: str
+    defect: str  # empty for a normal image
+    image: str
+    truth: str | None
+    maps: list[tuple[str, str | None, float]]  # method, map, share of images of the other kind on the wrong side
+    miss: float  # mean of these shares
+
+
+def read(store: Path, run: Result) -> dict[str, Tile]:
+    """The gallery of a run by `test/<defect>/<file>`; empty where there is none.
+
+    Raises:
+        ValueError: if its files do not belong together.
+    """
+    folder = run.path_in(store).with_suffix("") / "gallery"
+    if not (folder / "index.json").is_file():
+        return {}
+    try:
+        index: dict[str, Any] = json.loads((folder / "index.json").read_bytes())
+        names, size = index["paths"], index["size_px"]
+        sheets = [_sheet(folder / name, size, len(names)) for name in ("images.jpg", "masks.png", "maps.png")]
+    except (ValueError, KeyError, OSError) as error:
+        hint = "delete the folder to leave these pictures out, or run it again"
+        raise ValueError(f"{folder} is damaged ({error}): {hint}") from error
+    return {
+        name: Tile(image, mask > 0, anomaly_map) for name, image, mask, anomaly_map in zip(names, *sheets, strict=True)
+    }
+
+
+def rows(store: Path, runs: dict[str, Result], num_rows: int) -> list[Row]:
+    """The gallery of one category.
+
+    Args:
+        store: where the pictures lie.
+        runs: method to the run whose maps are shown; all on the same test images.
+        num_rows: the worst misses are kept.
+    """
+    tiles = {method: read(store, run) for method, run in runs.items()}
+    misses = {method: shares(run) for method, run in runs.items()}
+    entries = []
+    for name in dict.fromkeys(name for found in tiles.values() for name in found):
+        have = {method: found[name] for method, found in tiles.items() if name in found and name in misses[method]}
+        if have:
+            miss = float(np.mean([misses[method][name] for method in have]))
+            entries.append((miss, name, have))
+    shown = sorted(entries, key=lambda entry: (-entry[0], entry[1]))[:num_rows]
+    return [_row(name, miss, have, misses, list(runs)) for miss, name, have in shown]
+
+
+def shares(run: Result) -> dict[str, float]:
+    """For every image the share of images of the other kind that lie on the wrong side of it: 0 is faultless.
+
+    That is for an anomalous image the normal ones that score at least as high, for a normal image the anomalous ones
+    that score no higher; a tie counts half.
+    """
+    score = np.array([image["score"] for image in run.images])
+    label = np.array([image["label"] for image in run.images], dtype=bool)
+    found = {}
+    for image, value, anomalous in zip(run.images, score, label, strict=True):
+        others = score[~label] if anomalous else score[label]
+        wrong = others > value if anomalous else others < value
+        found[image_key(image)] = float((wrong + (others == value) / 2).mean()) if len(others) else 0.0
+    return found
+
+
+def _row(
+    name: str, miss: float, have: dict[str, Tile], misses: dict[str, dict[str, float]], methods: Sequence[str]
+) -> Row:
+    tile = next(iter(have.values()))
+    kind = name.split("/")[-2]
+    maps = [
+        (method, _uri(heat(have[method])) if method in have else None, misses[method].get(name, 0.0))
+        for method in methods
+    ]
+    truth = _uri(outlined(tile)) if tile.mask.any() else None
+    return Row(name, "" if kind == "good" else kind, _uri(tile.image), truth, maps, miss)
+
+
+def outlined(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
+    """The image with the border of its ground truth in magenta, two pixels wide."""
+    padded = np.pad(tile.mask, 2, mode="edge")
+    size = tile.mask.shape[0]
+    inside = tile.mask.copy()
+    for down in range(5):
+        for right in range(5):
+            inside &= padded[down : down + size, right : right + size]
+    picture: UInt8[np.ndarray, "s s 3"] = tile.image.copy()
+    picture[tile.mask & ~inside] = _OUTLINE
+    return picture
+
+
+def heat(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
+    """The anomaly map in colour over the image in grey."""
+    grey = tile.image.mean(axis=2, keepdims=True)
+    return np.asarray(0.3 * grey + 0.7 * _COLOURS[tile.anomaly_map], dtype=np.uint8)
+
+
+def _sheet(file: Path, size: int, count: int) -> np.ndarray:
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture)
+    if pixels.shape[:2] != (size * count, size):
+        raise ValueError(f"{file.name} is {pixels.shape[1]} x {pixels.shape[0]}, not {count} tiles of {size} px")
+    return np.asarray(pixels.reshape(count, size, size, *pixels.shape[2:]))
+
+
+def _uri(pixels: UInt8[np.ndarray, "s s 3"]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+_COLOURS = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", 256)])

@@ -1,0 +1,90 @@
+"""Which runs a store lacks, and the commands that make them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomaly_zoo import missing
+from anomaly_zoo.compare import main
+from anomaly_zoo.results import Result, load_all, save
+from tests.runs import failed, run
+
+STORE = Path("store")
+CONFIG: dict[str, Any] = {
+    "backbone": {"name": "lite0", "weights": "auto"},
+    "data": {"root": "parts", "image_size": 128},
+}
+FIXED = ["--dataset", "mvtec", "--root", "parts", "--backbone", "lite0", "--weights", "auto", "--image-size", "128"]
+
+
+def asked(
+    results: list[Result], *methods: str, shots: tuple[int, ...] = (), datasets: tuple[str, ...] = ()
+) -> list[list[str]]:
+    return list(missing.commands(results, STORE, methods, datasets, shots, "patchcore"))
+
+
+def made(method: str, seed: int, category: str = "bottle", **changes: Any) -> Result:
+    return run(method, seed, 0.5, category, config=CONFIG, **changes)
+
+
+def test_an_empty_store_is_filled_with_the_choices_of_bench() -> None:
+    assert asked([]) == [["--method", "patchcore", "--results", "store"]]
+    assert asked([], "coft", shots=(1, 8), datasets=("elpv",)) == [
+        ["--method", name, "--dataset", "elpv", "--shots", "1", "8", "--results", "store"]
+        for name in ("coft", "patchcore")
+    ]
+
+
+def test_only_what_is_missing_is_run_with_the_protocol_of_the_rest() -> None:
+    results = [
+        *(made("patchcore", seed, category) for seed in (0, 1) for category in ("bottle", "screw")),
+        made("coft", 0),
+        failed("coft", 0, "boom", category="screw", config=CONFIG),
+    ]
+    start, end = ["--method", "coft", "--shots", "8", "--category"], [*FIXED, "--results", "store"]
+    assert asked(results) == [
+        [*start, "screw", "--seeds", "0", "1", *end],
+        [*start, "bottle", "--seeds", "1", *end],
+    ] or asked(results) == [
+        [*start, "bottle", "--seeds", "1", *end],
+        [*start, "screw", "--seeds", "0", "1", *end],
+    ]
+    assert asked(results[:4]) == []
+
+
+def test_other_methods_and_shots_widen_the_grid() -> None:
+    results = [made("patchcore", 0)]
+    commands = asked(results, "trials/coft_long.yaml", shots=(4, 8))
+    assert [command[:4] for command in commands] == [
+        ["--method", "trials/coft_long.yaml", "--shots", "4"],
+        ["--method", "trials/coft_long.yaml", "--shots", "8"],
+        ["--method", "patchcore", "--shots", "4"],
+    ]
+    assert asked([*results, made("coft_long", 0)], "trials/coft_long.yaml") == []
+
+
+def test_a_command_that_cannot_be_met_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = (sys.executable, "-c", "import sys; sys.exit(int(sys.argv[-1].rpartition('=')[2]))")
+    monkeypatch.setattr(missing, "_BENCH", ends)
+    missing.fill(tmp_path / "code=1", [], [], [], "patchcore")  # failed runs are results
+    with pytest.raises(ValueError, match=r"bench --method patchcore --results .*code=2` ended with code 2"):
+        missing.fill(tmp_path / "code=2", [], [], [], "patchcore")
+
+
+@pytest.mark.slow
+def test_bench_understands_the_commands(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB", "0")
+    config = {"backbone": {"name": "resnet18", "weights": "none"}, "data": {"root": str(tiny_root), "image_size": 64}}
+    for category in ("alpha", "beta"):
+        save(run("patchcore", 3, 0.5, category, dataset="tiny", shots=2, config=config), tmp_path)
+    assert main([str(tmp_path), "--run", "--methods", "patchcore_aug", "--format", "json"]) == 0
+    made = [result for result in load_all(tmp_path) if result.method == "patchcore_aug"]
+    assert [(result.category, result.shots, result.seed, result.status) for result in made] == [
+        ("alpha", 2, 3, "ok"),
+        ("beta", 2, 3, "ok"),
+    ]
+    assert made[0].config["backbone"]["name"] == "resnet18"
+    assert made[0].config["data"]["image_size"] == 64
+    assert (made[0].path_in(tmp_path).with_suffix("") / "gallery" / "index.json").is_file()

@@ -1,0 +1,148 @@
+"""From results to statements: the right images are paired, the right cells averaged, nothing is made up."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from anomaly_zoo.results import Result
+from anomaly_zoo.significance import comparisons, levels, rankings
+from anomaly_zoo.statistics import delong, holm, placements
+from anomaly_zoo.summary import ALL, AVERAGE, summarise
+from tests.runs import config, run, scored
+
+
+def pair(seed: int = 0, shift: float = 0.8, **changes: Any) -> list[Result]:
+    """The baseline and a better method on 12 normal and 16 anomalous images."""
+    rng = np.random.default_rng((seed, len(changes.get("category", ""))))
+    base = np.concatenate([rng.normal(size=12), rng.normal(size=16) + 0.5])
+    better = base + np.repeat([0.0, shift], [12, 16]) + rng.normal(scale=0.5, size=28)
+    return [
+        scored("patchcore", seed, base.tolist(), 12, **changes),
+        scored("coft", seed, better.tolist(), 12, **changes),
+    ]
+
+
+def scores_of(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    normal, anomalous = ([i["score"] for i in result.images if i["label"] == kind] for kind in (False, True))
+    return np.array(normal), np.array(anomalous)
+
+
+def test_a_comparison_is_that_of_the_scores_and_its_difference_is_the_gain() -> None:
+    results = [*pair(0), *pair(1)]
+    (row,) = comparisons(results)
+    matrices = [
+        placements(*scores_of(better)) - placements(*scores_of(base)) for base, better in (results[:2], results[2:])
+    ]
+    expected = delong([np.mean(matrices, axis=0)])
+    assert (row["method"], row["n"], row["images"], row["num_categories"]) == ("coft", 2, 28, 1)
+    assert row["difference"] == pytest.approx(expected.estimate, abs=1e-6)
+    assert row["p_delong"] == row["p_holm"] == pytest.approx(expected.p_value, rel=1e-4)
+    assert row["low"] < row["difference"] < row["high"]
+    gain = next(summary["gain"] for summary in summarise(results) if summary["method"] == "coft")
+    assert row["difference"] == pytest.approx(gain["image_auroc"]["mean"], abs=1e-6)
+
+
+def test_images_are_paired_by_name_even_if_the_dataset_has_moved() -> None:
+    base, better = pair()
+    moved = [
+        {**image, "path": image["path"].replace("/data", "D:\\elsewhere").replace("/", "\\")} for image in better.images
+    ]
+    shuffled = [moved[place] for place in np.random.default_rng(0).permutation(len(moved))]
+    assert comparisons([base, replace(better, images=shuffled)]) == comparisons([base, better])
+
+
+def test_nothing_is_said_of_other_images_seeds_protocols_or_too_few() -> None:
+    base, better = pair()
+    assert comparisons([base, replace(better, images=better.images[:-1])]) == []
+    assert comparisons([base, replace(better, seed=1)]) == []
+    assert comparisons([base, replace(better, config=config(image_size=320))]) == []
+    assert comparisons([base, replace(better, images=[])]) == []
+    assert comparisons([base]) == []
+    one = [scored(method, 0, [0.1, 0.2, 0.3], 2) for method in ("patchcore", "coft")]
+    assert comparisons(one) == []
+
+
+def test_averages_are_over_the_categories_that_all_methods_have() -> None:
+    results = [
+        *pair(category="a"),
+        *pair(category="bb"),
+        *pair(category="ccc")[:1],
+        *pair(category="dddd", dataset="elpv"),
+    ]
+    rows = {(row["dataset"], row["category"]): row for row in comparisons(results)}
+    assert set(rows) == {("mvtec", "a"), ("mvtec", "bb"), ("mvtec", AVERAGE), ("elpv", "dddd")}
+    average = rows["mvtec", AVERAGE]
+    assert average["num_categories"] == 2
+    assert average["difference"] == pytest.approx(
+        (rows["mvtec", "a"]["difference"] + rows["mvtec", "bb"]["difference"]) / 2
+    )
+    spread = average["high"] - average["low"]
+    assert spread < max(rows["mvtec", name]["high"] - rows["mvtec", name]["low"] for name in ("a", "bb"))
+    by_dataset = comparisons(results, by="dataset")
+    assert [(row["dataset"], row["num_categories"]) for row in by_dataset] == [("elpv", 1), ("mvtec", 2), (ALL, 3)]
+    (everywhere,) = comparisons(results, by="shots")
+    assert everywhere == by_dataset[-1]
+
+
+def test_rows_match_those_of_the_summary() -> None:
+    results = [run for name in ("a", "bb") for run in pair(category=name)] + pair(category="ccc", dataset="elpv")
+    keys = ("dataset", "category", "shots", "method", "num_categories")
+    for by in ("category", "dataset", "shots"):
+        rows = [row for row in summarise(results, by=by) if row["method"] == "coft"]
+        tests = comparisons(results, by=by)
+        assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in tests]  # type: ignore[literal-required]
+        for row, test in zip(rows, tests, strict=True):
+            assert row["gain"]["image_auroc"]["mean"] == pytest.approx(test["difference"], abs=1e-6)
+
+
+def test_a_defect_is_set_against_all_normal_images() -> None:
+    results = pair()
+    rows = comparisons(results, by="defect")
+    assert [row["defect"] for row in rows] == ["crack", "dent"]
+    assert [row["images"] for row in rows] == [20, 20]
+    (whole,) = comparisons(results)
+    assert np.mean([row["difference"] for row in rows]) == pytest.approx(whole["difference"])
+
+
+def test_holm_is_over_what_stands_in_one_table() -> None:
+    results = [run for name in ("a", "bb", "ccc") for run in pair(category=name, shift=0.3)]
+    rows = comparisons(results)
+    alone, average = [row for row in rows if row["category"] != AVERAGE], rows[-1]
+    assert [row["p_holm"] for row in alone] == holm([row["p_delong"] for row in alone])
+    assert average["p_holm"] == average["p_delong"]
+
+
+def test_levels_are_over_the_same_categories_at_all_shots() -> None:
+    results = [*pair(category="a"), *pair(category="a", shots=1), *pair(category="bb")]
+    rows = levels(results)
+    assert {row["num_categories"] for row in rows} == {1}
+    assert len(rows) == 8  # two methods, two numbers of shots, the dataset and all datasets
+    row = next(row for row in rows if row["method"] == "coft" and row["shots"] == 8)
+    assert row["mean"] == pytest.approx(results[1].metrics["image_auroc"], abs=1e-6)
+    assert row["low"] <= row["mean"] <= row["high"]
+    assert levels([]) == []
+
+
+def test_ranks_of_three_methods_by_hand() -> None:
+    aurocs = {"patchcore": (0.5, 0.6, 0.7, 0.8), "coft": (0.6, 0.7, 0.8, 0.7), "pf": (0.9, 0.9, 0.9, 0.9)}
+    results = [
+        run(method, seed, values[place], f"c{place}")
+        for method, values in aurocs.items()
+        for place in range(4)
+        for seed in (0, 1)
+    ]
+    results += [run("patchcore", 0, 0.1, "lonely"), run("patchcore", 2, 0.0, "c0")]  # without the others
+    auroc, aupro = rankings(results)
+    assert (auroc["metric"], aupro["metric"], auroc["num_cells"]) == ("image_auroc", "aupro", 4)
+    assert auroc["mean_ranks"] == {"coft": 2.25, "patchcore": 2.75, "pf": 1.0}
+    assert auroc["friedman_p"] == pytest.approx(stats.friedmanchisquare(*aurocs.values()).pvalue)
+    signed = {m: stats.wilcoxon(np.subtract(aurocs[m], aurocs["patchcore"])).pvalue for m in ("coft", "pf")}
+    assert auroc["wilcoxon_p_holm"] == pytest.approx(dict(zip(signed, holm([*signed.values()]), strict=True)))
+
+
+def test_ranks_need_two_methods_and_two_cells() -> None:
+    assert rankings([run("patchcore", 0, 0.5), run("coft", 0, 0.6)]) == []
+    assert rankings([run("patchcore", 0, 0.5), run("patchcore", 0, 0.6, "screw")]) == []

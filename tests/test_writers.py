@@ -1,0 +1,105 @@
+"""Markdown and LaTeX that others can render, numbers at full precision, nothing lost on the way."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from markdown import markdown as render
+
+from anomaly_zoo import published, writers
+from anomaly_zoo.significance import comparisons
+from anomaly_zoo.summary import summarise
+from anomaly_zoo.tables import Block, Mark, blocks, evidence
+from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, run
+from tests.test_significance import pair
+
+ODD = run("a_b%c", 0, 0.7)
+
+
+def test_markdown_is_a_table_with_the_best_in_bold() -> None:
+    text = writers.markdown(blocks(summarise([*THREE_SEEDS, *TWO_SEEDS, ODD])))
+    page = render(text, extensions=["tables"])
+    assert page.count("<table>") == 1
+    assert page.count("<tr>") == 1 + 3 + 2
+    assert "<strong>0.880 ± 0.028</strong>" in page
+    assert "<u>0.820 ± 0.020</u>" in page
+    assert "a_b%c" in page
+    assert "<em>" not in page
+
+
+def test_latex_escapes_and_marks() -> None:
+    text = writers.latex(blocks(summarise([*THREE_SEEDS, *TWO_SEEDS, ODD])))
+    assert r"a\_b\%c & 1 & 0.700" in text
+    assert r"\textbf{0.880 $\pm$ 0.028}" in text
+    assert r"\underline{0.820 $\pm$ 0.020}" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in rows} == {5}
+
+
+@pytest.mark.slow
+def test_latex_compiles(tmp_path: Path) -> None:
+    if not (tex := shutil.which("pdflatex")):
+        pytest.skip("needs pdflatex")
+    tables = [*blocks(summarise(pair())), *evidence(comparisons(pair())), published.block()]
+    document = (
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}" + writers.latex(tables) + r"\end{document}"
+    )
+    (tmp_path / "t.tex").write_text(document)
+    subprocess.run([tex, "-halt-on-error", "t.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_protocols_have_a_heading_of_their_own() -> None:
+    results = [*THREE_SEEDS, run("coft", 0, 0.9, config=config(image_size=320))]
+    for text in (writers.markdown(blocks(summarise(results))), writers.latex(blocks(summarise(results)))):
+        plain = text.replace("\\", "")
+        assert "Protocol 1 of 2, not comparable: data.image_size = 256" in plain
+        assert "Protocol 2 of 2, not comparable: data.image_size = 320" in plain
+
+
+def test_csv_has_every_number_to_the_last_bit() -> None:
+    results = [*pair(0), *pair(1), run("pf", 0, 0.5, "mono", **NO_MASKS)]
+    summary, tests = summarise(results), comparisons(results)
+    rows = list(csv.DictReader(io.StringIO(writers.as_csv(summary, tests))))
+    found = {(row["category"], row["method"], row["metric"]): row for row in rows}
+    assert len(found) == len(rows)
+    for row in summary:
+        for name, value in row["metrics"].items():
+            line = found[row["category"], row["method"], name]
+            assert (float(line["mean"]), int(line["n"])) == (value["mean"], value["n"])
+            assert line["std"] == (repr(value["std"]) if "std" in value else "")
+    line = found["bottle", "coft", "image_auroc"]
+    assert float(line["difference"]) == tests[0]["difference"]
+    assert float(line["p_holm"]) == tests[0]["p_holm"]
+    assert found["bottle", "coft", "aupro"]["p_holm"] == ""
+    assert found["mono", "pf", "aupro"]["undefined"] == "no masks"
+    assert json.loads(line["protocol"]) == summary[0]["protocol"]
+
+
+def test_json_has_the_test_beside_the_gain() -> None:
+    results = [*pair(0), *pair(1)]
+    rows = json.loads(writers.as_json(summarise(results), comparisons(results)))
+    (test,) = comparisons(results)
+    by_method = {row["method"]: row for row in rows}
+    assert by_method["coft"]["test"]["low"] == test["low"]
+    assert "test" not in by_method["patchcore"]
+
+
+def test_published_numbers_say_so_and_name_a_source_each() -> None:
+    block = published.block()
+    assert "not measured here" in block.title
+    assert all("arXiv" in row[-1].text for row in block.rows)
+    assert all(len(entry.image_auroc) == len(entry.aupro) == len(published.SHOTS) for entry in published.PUBLISHED)
+    assert all(50 < value <= 100 for entry in published.PUBLISHED for value in entry.image_auroc if value is not None)
+    assert published.concerns({"elpv", "mvtec_ad"})
+    assert not published.concerns({"elpv"})
+
+
+def test_signs_that_mean_something_elsewhere_are_escaped() -> None:
+    block = Block("a|b", ["m"], [[Mark("x_y*z<`", 1)]])
+    assert "a\\|b" in writers.markdown([block])
+    assert r"\textbf{x\_y*z$<$" in writers.latex([block])
