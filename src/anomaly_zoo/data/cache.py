@@ -25,17 +25,18 @@ class ImageCache:
 
     def __init__(self, num_images: int, image_size: int, budget_mib: int) -> None:
         self.image_size = image_size
-        planes = 5 * image_size**2  # red, green, blue, mask, region
-        self.capacity = min(num_images, budget_mib * 2**20 // (planes + 1))
-        self._bytes: np.ndarray | None = None
+        self._area = image_size**2
+        record = 3 * self._area + 2 * -(-self._area // 8) + 1  # pixels, a bit each for mask and region, kept or not
+        self.capacity = min(num_images, budget_mib * 2**20 // record)
+        self._records: UInt8[np.ndarray, "n r"] | None = None
         if self.capacity:
-            memory = mmap.mmap(-1, self.capacity * (planes + 1))
-            self._bytes = np.frombuffer(memory, np.uint8).reshape(self.capacity, planes + 1)
+            memory = mmap.mmap(-1, self.capacity * record)
+            self._records = np.frombuffer(memory, np.uint8).reshape(self.capacity, record)
 
     @property
     def num_kept(self) -> int:
         """Images that are kept already, by any process."""
-        return 0 if self._bytes is None else int(np.count_nonzero(self._bytes[:, -1]))
+        return 0 if self._records is None else int(np.count_nonzero(self._records[:, -1]))
 
     def get(
         self, index: int
@@ -48,11 +49,12 @@ class ImageCache:
         Returns:
             Pixels, mask and region, which must not be written to; None if the image is not kept.
         """
-        if self._bytes is None or index >= self.capacity or not self._bytes[index, -1]:
+        if self._records is None or index >= self.capacity or not self._records[index, -1]:
             return None
-        row, area, side = self._bytes[index], self.image_size**2, self.image_size
-        mask, region = row[3 * area : 5 * area].view(np.bool_).reshape(2, side, side)
-        return row[: 3 * area].reshape(side, side, 3), mask, region
+        record, area, shape = self._records[index], self._area, (self.image_size, self.image_size)
+        bits = record[3 * area : -1].reshape(2, -1)
+        mask, region = (np.unpackbits(plane, count=area).view(np.bool_).reshape(shape) for plane in bits)
+        return record[: 3 * area].reshape(*shape, 3), mask, region
 
     def put(
         self,
@@ -69,11 +71,12 @@ class ImageCache:
             mask: True where anomalous.
             region: True where scores count.
         """
-        if self._bytes is None or index >= self.capacity:
+        if self._records is None or index >= self.capacity:
             return
-        self._bytes[index, :-1] = np.concatenate([part.reshape(-1).view(np.uint8) for part in (image, mask, region)])
-        self._bytes[index, -1] = 1  # last, since another process may be looking
+        parts = (image.reshape(-1), np.packbits(mask), np.packbits(region))
+        self._records[index, :-1] = np.concatenate(parts)
+        self._records[index, -1] = 1  # last, since another process may be looking
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker that is spawned, not forked, cannot share the memory: it gets a cache that keeps nothing."""
-        return self.__dict__ | {"capacity": 0, "_bytes": None}
+        return self.__dict__ | {"capacity": 0, "_records": None}

@@ -75,7 +75,7 @@ class MVTecDataModule(L.LightningDataModule):
         num_workers: int = 0,
         tile_px: int | None = None,
         overlap_px: int = 0,
-        cache_mib: int = 256,
+        cache_mib: int = 64,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
