@@ -98,14 +98,14 @@ def _write_all(archive: Path, building: Path, limit: int) -> None:
         raise ArchiveError(f"{archive} holds no files")
 
 
-def _read(stream: IO[bytes], archive: Path) -> bytes:
+def _read(stream: io.BufferedIOBase, archive: Path) -> bytes:
     try:
         return stream.read(2**20)
     except _DAMAGED as error:
         raise ArchiveError(f"{archive} is damaged or cut off ({error}): download it again") from error
 
 
-def _members(archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes]]]:
+def _members(archive: Path, limit: int) -> Iterator[tuple[str, io.BufferedIOBase]]:
     """Name and content of every file in the archive."""
     with archive.open("rb") as file:
         magic = file.read(6)
@@ -120,7 +120,7 @@ def _members(archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes]]]:
                 if member.isdir():
                     _harmless(member.name, archive)
                 elif member.isreg() and (stream := tar.extractfile(member)) is not None:
-                    yield member.name, stream
+                    yield member.name, cast(io.BufferedIOBase, stream)
                 else:
                     raise ArchiveError(f"{archive} holds {member.name!r}, a link or device: not unpacked")
         if module is None:
@@ -130,7 +130,7 @@ def _members(archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes]]]:
                 raise ArchiveError(f"{archive} goes on after its end: it looks like a bomb")
 
 
-def _zip_members(file: IO[bytes], archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip_members(file: io.BufferedReader, archive: Path) -> Iterator[tuple[str, io.BufferedIOBase]]:
     with zipfile.ZipFile(file) as opened:
         for member in opened.infolist():
             mode = member.external_attr >> 16
@@ -140,7 +140,7 @@ def _zip_members(file: IO[bytes], archive: Path) -> Iterator[tuple[str, IO[bytes
                 _harmless(member.filename, archive)
                 continue
             with opened.open(member) as stream:
-                yield member.filename, stream
+                yield member.filename, cast(io.BufferedIOBase, stream)
 
 
 def _harmless(name: str, archive: Path) -> PurePosixPath:

@@ -13,7 +13,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
@@ -24,7 +23,6 @@ MASK_FOLDER = "region"
 
 _PAINT = 128  # middle grey: the backbones see it as nearly zero
 _EXAMPLE = '{"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]]}, with x and y from 0 to 1'
-_SHIFT = 4  # OpenCV takes corners with this many binary places
 
 
 class Regions:
@@ -48,6 +46,7 @@ class Regions:
         if self.polygons and folder.is_dir():
             raise ValueError(f"{category} has both {POLYGON_FILE} and the folder {MASK_FOLDER}: keep one of them")
         self._masks: dict[Path, dict[str, Path]] = {}
+        self._filled = np.zeros((0, 0), dtype=bool)  # the polygons in the size of the last image
 
     def mask(self, image_path: Path, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         """The region in one image.
@@ -64,7 +63,9 @@ class Regions:
             ValueError: the image has no mask in the folder, or one of another size, or an empty one.
         """
         if self.polygons:
-            region = _fill(self.polygons, height, width)
+            if self._filled.shape != (height, width):
+                self._filled = _fill(self.polygons, height, width)
+            region = self._filled
             source = self.category / POLYGON_FILE
         else:
             source = self.mask_path(image_path)
@@ -110,11 +111,19 @@ def paint_outside(image: UInt8[np.ndarray, "h w 3"], region: Bool[np.ndarray, "h
 
 
 def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    canvas = np.zeros((height, width), np.uint8)
-    for polygon in polygons:  # one by one: OpenCV takes what two polygons of a call share for a hole
-        corners = polygon * (width, height) - 0.5  # pixel centres lie at whole numbers
-        cv2.fillPoly(canvas, [np.round(corners * 2**_SHIFT).astype(np.int32)], (1,), shift=_SHIFT)
-    return canvas > 0
+    """Pixels whose centre is inside any of the polygons (OpenCV would add those that an edge only touches)."""
+    region = np.zeros((height, width), dtype=bool)
+    rows = (np.arange(height) + 0.5)[:, None]
+    for polygon in polygons:
+        start = polygon * (width, height)
+        end = np.roll(start, -1, axis=0)
+        rise = end[:, 1] - start[:, 1]
+        crossing = start[:, 0] + (rows - start[:, 1]) * (end[:, 0] - start[:, 0]) / np.where(rise == 0, 1, rise)
+        row, edge = np.nonzero((start[:, 1] > rows) != (end[:, 1] > rows))
+        edges_left = np.zeros((height, width + 1), dtype=np.int32)
+        np.add.at(edges_left, (row, np.ceil(crossing[row, edge] - 0.5).clip(0, width).astype(int)), 1)
+        region |= edges_left.cumsum(axis=1)[:, :width] % 2 == 1
+    return region
 
 
 def _read_polygons(file: Path) -> list[np.ndarray]:

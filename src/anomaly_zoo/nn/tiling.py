@@ -68,12 +68,13 @@ class Tiling:
         corners, side = self.corners, self.tile_px
         tiles = tile_map.unflatten(0, (-1, len(corners)))
         weight = self._weight().to(tile_map)
+        lowest = tiles.amin(dim=(1, 2, 3))[:, None, None]  # so that a constant stays itself to the last bit
         total = tile_map.new_zeros(len(tiles), self.image_size, self.image_size)
         weights = tile_map.new_zeros(self.image_size, self.image_size)
         for number, (top, left) in enumerate(corners):
-            total[:, top : top + side, left : left + side] += weight * tiles[:, number]
+            total[:, top : top + side, left : left + side] += weight * (tiles[:, number] - lowest)
             weights[top : top + side, left : left + side] += weight
-        return total / weights
+        return lowest + total / weights
 
     def _weight(self) -> Float[Tensor, "tile tile"]:
         """1 inside, falling linearly to the border over the width that neighbours share."""

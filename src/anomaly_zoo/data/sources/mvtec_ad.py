@@ -13,7 +13,8 @@ ABOUT = About(
     title="MVTec AD",
     licence="MVTec AD is licensed CC BY-NC-SA 4.0: attribution, non-commercial use, share alike.",
     citation="Bergmann et al., The MVTec Anomaly Detection Dataset: A Comprehensive Real-World Dataset "
-    "for Unsupervised Anomaly Detection, International Journal of Computer Vision 129, 2021, doi:10.1007/s11263-020-01400-4",
+    "for Unsupervised Anomaly Detection, "
+    "International Journal of Computer Vision 129, 2021, doi:10.1007/s11263-020-01400-4",
     by_hand="Get mvtec_anomaly_detection.tar.xz from https://www.mvtec.com/company/research/datasets/mvtec-ad.",
     download=Download(
         "mvtec_anomaly_detection.tar.xz",
