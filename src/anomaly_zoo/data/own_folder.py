@@ -102,7 +102,7 @@ def _masks(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tupl
     """The masks with their places; none, if the folder has none."""
     found = {path.relative_to(folder / MASKS): path for path in sorted((folder / MASKS).rglob("*")) if path.is_file()}
     by_name = {place.with_name(place.stem.removesuffix("_mask")): path for place, path in found.items()}
-    for place, image in files.items() if found else ():
+    for place, image in list(files.items()) if found else ():
         _, split, defect, _ = place.split("/")
         if split == "train" or defect == "good":
             continue
