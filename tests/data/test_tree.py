@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_zoo.data.tree import damaged_files, halves, is_finished, thin_out, write_tree
+from anomaly_zoo.data.tree import Files, damaged_files, halves, is_finished, thin_out, write_tree
 from tests.conftest import write_image
 
 
@@ -16,7 +16,7 @@ def image(tmp_path: Path) -> Path:
 def test_what_is_written(image: Path, tmp_path: Path) -> None:
     target = tmp_path / "new" / "set"
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    files = {"c/train/good/a.png": image, "c/test/good/b.png": lambda: pixels}
+    files: Files = {"c/train/good/a.png": image, "c/test/good/b.png": lambda: pixels}
     write_tree(target, files, {"licence": "free"}, {"max_test": 3})
     assert json.loads((target / "source.json").read_text()) == {
         "licence": "free",
@@ -31,6 +31,9 @@ def test_what_is_written(image: Path, tmp_path: Path) -> None:
     (target / "c/test/good/b.png").write_bytes(b"other")
     assert len(damaged_files(target)) == 1
     assert damaged_files(tmp_path / "source") == []
+    (target / "source.json").write_text("{")
+    with pytest.raises(FileExistsError, match=r"source\.json is damaged .*delete .*set and prepare it again"):
+        is_finished(target, {"max_test": 3})
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ class _Bounded(io.RawIOBase):
         self.file = file
         self.limit = limit
 
-    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int = -1) -> bytes:
         if size < 0 or size > _MAX_HEADER:
             raise ValueError(f"a header of {size} bytes")
         self._check(self.file.tell() + size)

@@ -122,7 +122,7 @@ def _size(data: bytes) -> tuple[int, int]:
         directory.load(file)
         return int(directory[_TIFF_WIDTH]), int(directory[_TIFF_HEIGHT])
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        return image.size
+        return image.width, image.height
 
 
 def _decode_opencv(data: bytes, flags: int) -> np.ndarray | None:

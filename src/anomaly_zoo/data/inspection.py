@@ -82,8 +82,8 @@ def inspect(files: Files) -> Iterator[Report]:
         assert isinstance(path, Path)
         category, _, inside = place.partition("/")
         by_category.setdefault(category, {})[inside] = path
-    for category, inside in sorted(by_category.items()):
-        yield _inspect_category(category, inside)
+    for category, part in sorted(by_category.items()):
+        yield _inspect_category(category, part)
 
 
 def passed_over(folder: Path) -> Counter[str]:

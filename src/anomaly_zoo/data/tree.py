@@ -48,7 +48,10 @@ def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
     """
     marker = target / FINISHED
     if marker.is_file():
-        about = json.loads(marker.read_text(encoding="utf-8"))
+        try:
+            about = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FileExistsError(f"{marker} is damaged ({error}): delete {target} and prepare it again") from error
         for name, wanted in json.loads(json.dumps(options)).items():
             found = about.get(name)
             if found != wanted:

@@ -66,7 +66,7 @@ class Tiling:
         ends; and a tile counts least where it sees least of the surroundings.
         """
         corners, side = self.corners, self.tile_px
-        tiles = tile_map.unflatten(0, (-1, len(corners)))
+        tiles = tile_map.reshape(-1, len(corners), side, side)
         weight = self._weight().to(tile_map)
         lowest = tiles.amin(dim=(1, 2, 3))[:, None, None]  # so that a constant stays itself to the last bit
         total = tile_map.new_zeros(len(tiles), self.image_size, self.image_size)
@@ -74,7 +74,8 @@ class Tiling:
         for number, (top, left) in enumerate(corners):
             total[:, top : top + side, left : left + side] += weight * (tiles[:, number] - lowest)
             weights[top : top + side, left : left + side] += weight
-        return lowest + total / weights
+        stitched: Tensor = lowest + total / weights
+        return stitched
 
     def _weight(self) -> Float[Tensor, "tile tile"]:
         """1 inside, falling linearly to the border over the width that neighbours share."""
@@ -97,8 +98,8 @@ def predict_tiles(
     Returns:
         The scores of the whole images.
     """
-    parts = [predict(tiles) for tiles in tiling.split(image).split(len(image))]
-    tile_score = torch.cat([part.image_score for part in parts]).unflatten(0, (len(image), -1))
+    parts = [predict(tiles) for tiles in torch.split(tiling.split(image), len(image))]
+    tile_score = torch.cat([part.image_score for part in parts]).reshape(len(image), -1)
     return Prediction(tiling.stitch(torch.cat([part.anomaly_map for part in parts])), tile_score.amax(dim=1))
 
 

@@ -46,9 +46,9 @@ def arrange(folder: Path) -> Files:
     for label, category in enumerate(CLASSES):
         for number in np.flatnonzero(train[:, 0] == label):
             files[f"{category}/train/good/{number:05}.png"] = partial(_pixels, train[number])
-        for number, record in enumerate(test):
+        for index, record in enumerate(test):
             kind = "good" if record[0] == label else CLASSES[record[0]]
-            files[f"{category}/test/{kind}/{number:05}.png"] = partial(_pixels, record)
+            files[f"{category}/test/{kind}/{index:05}.png"] = partial(_pixels, record)
     return files
 
 
@@ -70,4 +70,5 @@ def _records(file: Path) -> np.ndarray:
 
 
 def _pixels(record: np.ndarray) -> np.ndarray:
-    return record[1:].reshape(3, _SIDE, _SIDE).transpose(1, 2, 0)
+    planes: np.ndarray = record[1:].reshape(3, _SIDE, _SIDE)
+    return planes.transpose(1, 2, 0)

@@ -33,7 +33,8 @@ DEFECT = "crack"
 
 def arrange(folder: Path) -> Files:
     """Where every file goes; `kos01/Part0.jpg` becomes `kos01_Part0.jpg`."""
-    normal, anomalous = [], []
+    normal: list[Path] = []
+    anomalous: list[Path] = []
     for item in subfolders(locate(folder, "kos*/*_label.bmp")):
         for image in image_files(item):
             if image.stem.endswith("_label"):
