@@ -43,7 +43,9 @@ class VisualizationCallback(L.Callback):
         ):
             self._seen[path.parent.name] += 1
             if self._seen[path.parent.name] <= self.num_images:
-                self._chosen[f"{path.parent.name}_{path.stem}"] = (image.cpu(), mask.cpu(), anomaly_map.cpu())
+                # Copies, since a view would keep its whole batch
+                chosen = image.cpu().clone(), mask.cpu().clone(), anomaly_map.cpu().clone()
+                self._chosen[f"{path.parent.name}_{path.stem}"] = chosen
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws them all in one colour scale, so that they can be compared."""
