@@ -76,7 +76,7 @@ def test_incomplete_categories(root: Path) -> None:
 def saved_again(image: np.ndarray) -> np.ndarray:
     small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
     encoded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])[1]
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1])
 
 
 def test_a_test_image_in_the_training_split_is_found(root: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from anomaly_zoo.data import own_folder
 from anomaly_zoo.data.images import image_files
 from anomaly_zoo.data.mvtec import MVTecDataModule, MVTecDataset
+from anomaly_zoo.data.tree import Files
 from tests.conftest import write_image
 
 
@@ -24,7 +25,7 @@ def folder(tiny_root: Path, tmp_path: Path) -> Path:
     return parts
 
 
-def folders(files: own_folder.Files) -> Counter[str]:
+def folders(files: Files) -> Counter[str]:
     return Counter(place.rpartition("/")[0].removeprefix("bracket/") for place in files)
 
 

@@ -70,5 +70,5 @@ def _records(file: Path) -> np.ndarray:
 
 
 def _pixels(record: np.ndarray) -> np.ndarray:
-    planes: np.ndarray = record[1:].reshape(3, _SIDE, _SIDE)
-    return planes.transpose(1, 2, 0)
+    pixels: np.ndarray = record[1:].reshape(3, _SIDE, _SIDE).transpose(1, 2, 0)
+    return pixels
