@@ -75,7 +75,11 @@ def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["prepare", str(folder)]) == 0
     assert main(["check", "datasets/bracket"]) == 0
     shutil.rmtree(folder / "masks" / "small")
-    assert main(["check", str(folder)]) == 2
+    assert main(["check", str(folder)]) == 1
+    shown = capsys.readouterr().out
+    for number in range(3):  # all of them at once
+        assert f"problem: {folder}/anomalous/small/00{number}.png has no mask, though other images" in shown
+    assert main(["prepare", str(folder), "--to", "new"]) == 2
     assert "has no mask, though" in capsys.readouterr().err
 
 

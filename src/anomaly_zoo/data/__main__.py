@@ -110,7 +110,7 @@ def _check(options: argparse.Namespace, console: Console) -> int:
             )
     own = own_folder.is_own_folder(folder)
     damaged = damaged_files(folder)
-    reports = list(inspect(own_folder.arrange(folder) if own else files_of(folder)))
+    reports = list(inspect(own_folder.arrange(folder, complete=False) if own else files_of(folder)))
     if not reports:
         raise ValueError(
             f"{folder} holds neither normal/ (a folder of your own) nor <category>/train/good/ (the MVTec layout)"

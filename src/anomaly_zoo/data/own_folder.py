@@ -24,12 +24,13 @@ def is_own_folder(folder: Path) -> bool:
     return (folder / NORMAL).is_dir()
 
 
-def arrange(folder: Path, num_train: int | None = None) -> Files:
+def arrange(folder: Path, num_train: int | None = None, complete: bool = True) -> Files:
     """Where every file goes; the category is named like the folder.
 
     Args:
         folder: see the module.
         num_train: normal images for training, by a fixed draw; the others are for testing. By default one half.
+        complete: whether every image must have its mask and region, where there are any; otherwise gaps are left.
 
     Returns:
         Places and files.
@@ -52,8 +53,8 @@ def arrange(folder: Path, num_train: int | None = None) -> Files:
     files.update(placed(f"{category}/test/good", test))
     for defect, images in _defects(folder):
         files.update(placed(f"{category}/test/{defect}", images))
-    files.update(_masks(folder, category, files))
-    files.update(_regions(folder, category, files))
+    files.update(_masks(folder, category, files, complete))
+    files.update(_regions(folder, category, files, complete))
     return files
 
 
@@ -98,7 +99,7 @@ def _defects(folder: Path) -> Iterator[tuple[str, list[Path]]]:
         yield sub.name, image_files(sub)
 
 
-def _masks(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tuple[str, Path]]:
+def _masks(folder: Path, category: str, files: dict[str, Path], complete: bool) -> Iterator[tuple[str, Path]]:
     """The masks with their places; none, if the folder has none."""
     found = {path.relative_to(folder / MASKS): path for path in sorted((folder / MASKS).rglob("*")) if path.is_file()}
     by_name = {place.with_name(place.stem.removesuffix("_mask")): path for place, path in found.items()}
@@ -108,6 +109,8 @@ def _masks(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tupl
             continue
         name = image.relative_to(folder / ANOMALOUS).with_suffix("")
         mask = by_name.get(name, by_name.get(Path(name.name)))
+        if mask is None and not complete:
+            continue
         if mask is None:
             raise ValueError(
                 f"{image} has no mask, though {folder / MASKS} holds some: add {folder / MASKS / f'{name}.png'} "
@@ -116,7 +119,7 @@ def _masks(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tupl
         yield f"{category}/ground_truth/{defect}/{image.stem}_mask{mask.suffix}", mask
 
 
-def _regions(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tuple[str, Path]]:
+def _regions(folder: Path, category: str, files: dict[str, Path], complete: bool) -> Iterator[tuple[str, Path]]:
     """The polygon file, or the foreground masks; none, if the folder has neither."""
     if (folder / POLYGON_FILE).is_file():
         yield f"{category}/{POLYGON_FILE}", folder / POLYGON_FILE
@@ -128,6 +131,8 @@ def _regions(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tu
             continue
         beside = folder / MASK_FOLDER / image.parent.relative_to(folder)
         masks = [path for path in image_files(beside) if path.stem.removesuffix("_mask") == image.stem]
+        if not masks and not complete:
+            continue
         if not masks:
             raise ValueError(
                 f"{image} has no region: add {beside / f'{image.stem}.png'}, or move {folder / MASK_FOLDER} away"
