@@ -11,7 +11,7 @@ import pytest
 from anomaly_zoo.data import __main__ as command
 from anomaly_zoo.data.__main__ import main, source_names
 from anomaly_zoo.data.mvtec import MVTecDataset
-from tests.data.sources.test_miniatures import ksdd2
+from tests.data.sources.miniatures import ksdd2
 from tests.data.test_own_folder import folder
 
 __all__ = ["folder"]
