@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.tiling import Tiling, predict_tiles, within_region
 from anomaly_zoo.types import Batch, Prediction
 
 Module = TypeVar("Module", bound="AnomalyModule")
@@ -105,8 +106,9 @@ class AnomalyModule(L.LightningModule, ABC):
             raise RuntimeError(
                 f"This {type(self).__name__} is not adapted yet: fit it, or load a checkpoint saved after `fit` ended."
             )
-        prediction: Prediction = self(batch.image)
-        return prediction
+        tiling: Tiling | None = getattr(self.trainer.datamodule, "tiling", None)  # type: ignore[attr-defined]
+        prediction: Prediction = predict_tiles(self, batch.image, tiling) if tiling else self(batch.image)
+        return prediction if batch.region is None else within_region(prediction, batch.region)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """The prediction."""
@@ -116,7 +118,7 @@ class AnomalyModule(L.LightningModule, ABC):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined] # set by fit(datamodule=...)
         if datamodule is None:
             raise ValueError("Pass the data as `trainer.fit(module, datamodule=...)`: the support comes from there.")
-        image, mask, label, path = datamodule.support(self.support_views)
+        image, mask, label, path, _ = datamodule.support(self.support_views)
         return Batch(image.to(self.device), mask.to(self.device), label.to(self.device), path)
 
     # Checkpoints hold plain numbers and tensors; loading needs no arguments and unpickles no code.

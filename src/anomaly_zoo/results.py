@@ -25,7 +25,11 @@ _REPAIR = "delete the file and run it again, or restore it from a copy"
 # Tools outside that write this layout may leave these out.
 _OPTIONAL = frozenset({"per_defect", "undefined", "started", "git", "device"})
 # They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
-_NOT_PROTOCOL = frozenset({"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size"})
+_NOT_PROTOCOL = frozenset(
+    {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size", "cache_mib"}
+)
+# Data options that change nothing while they have this value: results from before they existed share a table.
+_SWITCHED_OFF = {"tile_px": None, "overlap_px": 0}
 
 
 class Support(TypedDict):
@@ -208,7 +212,11 @@ def protocol(result: Result) -> dict[str, Any]:
     to the method.
     """
     config = {part: result.config.get(part, {}) for part in ("backbone", "data", "trainer")}
-    data = {name: value for name, value in config["data"].items() if name not in _NOT_PROTOCOL}
+    data = {
+        name: value
+        for name, value in config["data"].items()
+        if name not in _NOT_PROTOCOL and (name not in _SWITCHED_OFF or value != _SWITCHED_OFF[name])
+    }
     trainer = {name: value for name, value in config["trainer"].items() if name == "precision"}
     return {"backbone": config["backbone"], "data": data, "trainer": trainer}
 

@@ -1,5 +1,6 @@
 """One run as a straight line: seed, build, fit, test, Result."""
 
+import gc
 import os
 import platform
 import resource
@@ -38,6 +39,7 @@ def run(config: dict[str, Any], method: str, store: Path, callbacks: list[L.Call
     identity = describe(config, method)
     folder = result_path(store, **{key: identity[key] for key in _PATH_KEYS}).with_suffix("")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    gc.collect()  # Lightning's objects refer to each other, so that those of the last run are still there
     _reset_peak_memory()
 
     cli = build(config)

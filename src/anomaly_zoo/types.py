@@ -23,12 +23,14 @@ class Batch(NamedTuple):
         mask: True where a pixel is anomalous; all False for normal images and where no ground truth exists.
         label: True for an anomalous image.
         path: the file of every image; its parent folder names the defect in the test split.
+        region: True where scores count; None where they count everywhere.
     """
 
     image: Float[Tensor, "b 3 h w"]
     mask: Bool[Tensor, "b h w"]
     label: Bool[Tensor, " b"]
     path: list[str]
+    region: Bool[Tensor, "b h w"] | None = None
 
 
 class Prediction(NamedTuple):

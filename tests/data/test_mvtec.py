@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_zoo.data import mvtec
+from anomaly_zoo.data import dataset, mvtec
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.mvtec import TRAIN_BATCHES, MVTecDataModule, support_paths
 from anomaly_zoo.data.transforms import resize
@@ -79,7 +79,7 @@ def test_support_images_are_read_once(tiny_root: Path, monkeypatch: pytest.Monke
         read.append(path)
         return read_image(path)
 
-    monkeypatch.setattr(mvtec, "read_image", counting)
+    monkeypatch.setattr(dataset, "read_image", counting)
     data = module(tiny_root)
     data.setup("fit")
     assert read == []

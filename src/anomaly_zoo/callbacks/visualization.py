@@ -59,7 +59,9 @@ class VisualizationCallback(L.Callback):
         ):
             self._seen[path.parent.name] += 1
             if self._seen[path.parent.name] <= self.num_images:
-                self._chosen[f"{path.parent.name}_{path.stem}"] = (image.cpu(), mask.cpu(), anomaly_map.cpu())
+                # Copies, since a view would keep its whole batch
+                chosen = image.cpu().clone(), mask.cpu().clone(), anomaly_map.cpu().clone()
+                self._chosen[f"{path.parent.name}_{path.stem}"] = chosen
             self._consider(path, image, mask, anomaly_map)
 
     def _consider(self, path: Path, image: Tensor, mask: Tensor, anomaly_map: Tensor) -> None:

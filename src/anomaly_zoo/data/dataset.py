@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from torch.utils.data import Dataset
 
+from anomaly_zoo.data.cache import ImageCache
 from anomaly_zoo.data.images import image_files, read_image, read_mask
 from anomaly_zoo.data.items import Item
+from anomaly_zoo.data.regions import Regions, paint_outside
 from anomaly_zoo.data.support import category_folder
 from anomaly_zoo.data.transforms import resize, resize_mask
 
@@ -18,6 +21,7 @@ class MVTecDataset(Dataset[Item]):
         root: the dataset in the MVTec layout.
         category: the category's folder name.
         image_size: side in pixels to which images and masks are resized.
+        cache_mib: memory in MiB for decoded images, so that a second pass need not read them again.
 
     Attributes:
         paths: every test image.
@@ -25,13 +29,15 @@ class MVTecDataset(Dataset[Item]):
         defects: sorted names of the anomalous test folders that hold images.
         has_masks: whether the category has ground-truth masks.
         mask_paths: the mask of every image; None for normal ones and where there is no ground truth.
+        regions: the category's regions of interest.
+        cache: the images that were decoded already.
 
     Raises:
         FileNotFoundError: the dataset or the category is missing.
         ValueError: the category has ground truth, but not for every anomalous image.
     """
 
-    def __init__(self, root: Path, category: str, image_size: int) -> None:
+    def __init__(self, root: Path, category: str, image_size: int, cache_mib: int = 0) -> None:
         folder = category_folder(root, category)
         self.image_size = image_size
         by_defect = {path.name: image_files(path) for path in _folders(folder / "test")}
@@ -46,14 +52,26 @@ class MVTecDataset(Dataset[Item]):
             _find_mask(path, truth, masks) if label and self.has_masks else None
             for path, label in zip(self.paths, self.labels, strict=True)
         ]
+        self.regions = Regions(folder)
+        self.cache = ImageCache(len(self.paths), image_size, cache_mib)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Item:
-        path, mask_path = self.paths[index], self.mask_paths[index]
-        image = read_image(path)
-        mask = np.zeros((self.image_size, self.image_size), dtype=bool)
+        kept = self.cache.get(index)
+        if kept is None:
+            kept = self._read(index)
+            self.cache.put(index, *kept)
+        image, mask, region = kept
+        path, label = str(self.paths[index]), self.labels[index]
+        return Item(image[None], mask[None], label, path, region[None] if self.regions.exist else None)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image, mask and region from their files, resized."""
+        path, mask_path, size = self.paths[index], self.mask_paths[index], self.image_size
+        image, region = read_with_region(path, self.regions)
+        mask = np.zeros((size, size), dtype=bool)
         if mask_path is not None:
             truth = read_mask(mask_path)
             if truth.shape != image.shape[:2]:
@@ -61,8 +79,30 @@ class MVTecDataset(Dataset[Item]):
                     f"the mask {mask_path} has {truth.shape[1]}x{truth.shape[0]} pixels, but its image {path} has "
                     f"{image.shape[1]}x{image.shape[0]}: save the mask in the size of the image"
                 )
-            mask = resize_mask(truth, self.image_size)
-        return Item(resize(image, self.image_size)[None], mask[None], self.labels[index], str(path))
+            mask = resize_mask(truth, size)
+        counts = np.ones((size, size), dtype=bool) if region is None else resize_mask(region, size)
+        return resize(image, size), mask, counts
+
+
+def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:
+    """Reads an image, with everything outside of its region of interest painted over.
+
+    Args:
+        path: an image of the category.
+        regions: the category's regions.
+
+    Returns:
+        The pixels, and the region; None where there are no regions.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the image or its region cannot be read.
+    """
+    image = read_image(path)
+    if not regions.exist:
+        return image, None
+    region = regions.mask(path, *image.shape[:2])
+    return paint_outside(image, region), region
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -6,18 +6,27 @@ channel (OpenCV multiplies the colours by it).
 """
 
 import io
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings, in lower case, that count as images; other files are passed over."""
 
+MAX_IMAGE_PIXELS = 2**27
+"""Larger images (16384 x 8192) are refused by their header, before memory is taken for them: files can lie."""
+
+MAX_FILE_BYTES = 2**31
+"""Larger files are not even opened."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
 _JPEG_MAGIC = b"\xff\xd8"
-_TIFF_MAGICS = (b"II*\x00", b"MM\x00*")
+_TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -44,14 +53,15 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     range (65535 becomes 255, whatever the image's own maximum), EXIF rotation is applied to JPEG, PNG and WebP.
 
     Args:
-        path: a file with one of `IMAGE_SUFFIXES`; the content decides how it is decoded.
+        path: a file with one of `IMAGE_SUFFIXES`; the content, not the suffix, decides how it is decoded.
 
     Returns:
         The pixels in [0, 255].
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, damaged, not an image, or its pixels are neither 8 nor 16 bit.
+        ValueError: the file is empty, damaged, larger than `MAX_IMAGE_PIXELS`, none of the kinds that `IMAGE_SUFFIXES`
+            name, or its pixels are neither 8 nor 16 bit.
     """
     pixels = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if pixels.dtype == np.uint16:
@@ -74,7 +84,7 @@ def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, damaged or not an image.
+        ValueError: see `read_image`.
     """
     pixels = _decode(path, cv2.IMREAD_UNCHANGED)  # most masks are grey, and reading them as colour takes twice as long
     anomalous = np.asarray(pixels > 0)
@@ -83,15 +93,36 @@ def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
 
 def _decode(path: Path, flags: int) -> np.ndarray:
     """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {MAX_FILE_BYTES}: save it compressed")
     data = path.read_bytes()
-    try:
-        pixels = _decode_pillow(data) if data.startswith(_JPEG_MAGIC) else _decode_opencv(data, flags)
-    except (OSError, SyntaxError, cv2.error):  # Pillow raises SyntaxError for some broken headers
-        pixels = None
+    reason, pixels = "it is damaged or cut off; replace or remove it", None
+    with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
+        warnings.simplefilter("ignore")
+        try:
+            width, height = _size(data)
+            if width * height > MAX_IMAGE_PIXELS:
+                reason = f"its {width}x{height} pixels are over the limit of {MAX_IMAGE_PIXELS}; cut it into parts"
+            else:
+                pixels = _decode_pillow(data) if data.startswith(_JPEG_MAGIC) else _decode_opencv(data, flags)
+        except Exception as error:  # Pillow and OpenCV raise a dozen kinds for damaged files, struct.error among them
+            reason += f" ({type(error).__name__})" if data else ""
     if pixels is None:
         found = f"{len(data)} bytes" if data else "an empty file"
-        raise ValueError(f"cannot read {path} as an image ({found}): it is damaged or cut off; replace or remove it")
+        raise ValueError(f"cannot read {path} as an image ({found}): {reason}")
     return pixels
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Width and height from the header, before anything is allocated for the pixels."""
+    if data.startswith(_TIFF_MAGICS):  # Pillow refuses to open TIFF with 16-bit colour, but can read its directory
+        directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file = io.BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory[_TIFF_WIDTH]), int(directory[_TIFF_HEIGHT])
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return image.width, image.height
 
 
 def _decode_opencv(data: bytes, flags: int) -> np.ndarray | None:
@@ -110,10 +141,5 @@ def _decode_opencv(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def _decode_pillow(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def _unreadable(path: Path, data: bytes) -> str:
-    found = f"{len(data)} bytes" if data else "an empty file"
-    return f"cannot read {path} as an image ({found}): the file is damaged or cut off; replace it or remove it"

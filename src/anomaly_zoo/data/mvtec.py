@@ -4,6 +4,8 @@
     <root>/<category>/test/<good or defect>/*.png   test images
     <root>/<category>/ground_truth/<defect>/*.png   masks, named like their image with or without `_mask`; optional
 
+    <root>/<category>/region.json or region/        where the product is; optional, see `regions`
+
 Image files may end in .png, .jpg, .jpeg, .bmp, .tif, .tiff or .webp.
 """
 
@@ -17,18 +19,21 @@ from jaxtyping import UInt8
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from anomaly_zoo.data.dataset import MVTecDataset
+from anomaly_zoo.data.dataset import MVTecDataset, read_with_region
 from anomaly_zoo.data.draws import SupportDraws, derive_seed
-from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.items import Item, collate, normal_item
+from anomaly_zoo.data.regions import Regions
 from anomaly_zoo.data.support import support_paths, support_sha256
 from anomaly_zoo.data.transforms import resize, support_view
+from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.types import Batch
 
 __all__ = ["TRAIN_BATCHES", "MVTecDataModule", "MVTecDataset", "support_paths", "support_sha256"]
 
 TRAIN_BATCHES = 1000
 """Training batches of one epoch, in each process. The budget is counted in steps, so an epoch has no meaning."""
+
+_SMALLEST = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1, "num_workers": 0, "cache_mib": 0}
 
 
 class MVTecDataModule(L.LightningDataModule):
@@ -40,16 +45,20 @@ class MVTecDataModule(L.LightningDataModule):
         dataset: the dataset's name, which enters the draw of the support; by default the folder name of `root`.
         shots: number of support images.
         seed: of the support's draw and of every augmentation, at least 0.
-        image_size: side in pixels.
+        image_size: side in pixels; of the whole image, also where it is cut into tiles.
         batch_size: support images per training batch; a batch holds `batch_size * views` images.
         views: augmented views of each image in a training batch.
         test_batch_size: images per test batch.
         num_workers: processes that read and augment images; what they yield does not depend on their number.
+        tile_px: side of the tiles into which every image is cut; each is an image to the method. None cuts nothing.
+        overlap_px: what neighbouring tiles share at least.
+        cache_mib: memory in MiB for decoded test images; 0 reads them anew each time.
 
     Attributes:
         support_files: the support in its order; empty before `setup`.
         defects: sorted names of the anomalous test folders; empty before `setup`.
         has_masks: whether the category has ground-truth masks; False before `setup`.
+        tiling: how images are cut; None if they are not, and before `setup`.
     """
 
     def __init__(
@@ -64,6 +73,9 @@ class MVTecDataModule(L.LightningDataModule):
         views: int = 2,
         test_batch_size: int = 8,
         num_workers: int = 0,
+        tile_px: int | None = None,
+        overlap_px: int = 0,
+        cache_mib: int = 64,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -76,9 +88,13 @@ class MVTecDataModule(L.LightningDataModule):
         self.views = views
         self.test_batch_size = test_batch_size
         self.num_workers = num_workers
+        self.tile_px = tile_px
+        self.overlap_px = overlap_px
+        self.cache_mib = cache_mib
         self.support_files: list[Path] = []
         self.defects: list[str] = []
         self.has_masks = False
+        self.tiling: Tiling | None = None
         self._test_set: MVTecDataset | None = None
         self._support_images: list[UInt8[np.ndarray, "s s 3"]] = []
 
@@ -93,12 +109,15 @@ class MVTecDataModule(L.LightningDataModule):
             ValueError: an argument is out of range, or only some of the anomalous images have a mask.
         """
         if self._test_set is None:
-            smallest = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1, "num_workers": 0}
-            for name, least in smallest.items():
+            for name, least in _SMALLEST.items():
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
+            if self.tile_px is not None:
+                self.tiling = Tiling(self.image_size, self.tile_px, self.overlap_px)
+            elif self.overlap_px:
+                raise ValueError(f"overlap_px is {self.overlap_px}, but tile_px is not set: set it, or leave both out")
             self.support_files = support_paths(self.root, self.dataset, self.category, self.shots, self.seed)
-            test_set = MVTecDataset(self.root, self.category, self.image_size)
+            test_set = MVTecDataset(self.root, self.category, self.image_size, self.cache_mib)
             self.defects, self.has_masks, self._test_set = test_set.defects, test_set.has_masks, test_set
         if stage in ("test", "predict"):
             self._test_images()
@@ -111,7 +130,7 @@ class MVTecDataModule(L.LightningDataModule):
                 same way.
 
         Returns:
-            `shots * views` normal images.
+            `shots * views` normal images; with tiles, as many for each tile of an image, tile by tile.
 
         Raises:
             FileNotFoundError: see `setup`, which is called if it has not been.
@@ -134,23 +153,33 @@ class MVTecDataModule(L.LightningDataModule):
         num_processes = self.trainer.world_size if self.trainer is not None else 1
         draws = SupportDraws(images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes)
         # Lightning's own choice of sampler shuffles again, so that a batch could hold an image twice
-        return self._loader(draws, self.batch_size, DistributedSampler)
+        return self._loader(draws, self.batch_size, DistributedSampler, self.num_workers)
 
     def test_dataloader(self) -> DataLoader[Item]:
         """Returns the test split, sorted by defect and file name, every image once over all processes."""
         # Lightning's own choice evens out the processes by repeating images, which falsifies the metrics
-        return self._loader(self._test_images(), self.test_batch_size, UnrepeatedDistributedSampler)
+        dataset = self._test_images()
+        # What lies in memory already is faster to hand over than to send between processes
+        num_workers = 0 if dataset.cache.num_kept == len(dataset) else self.num_workers
+        return self._loader(dataset, self.test_batch_size, UnrepeatedDistributedSampler, num_workers)
 
     def predict_dataloader(self) -> DataLoader[Item]:
         """Returns the same batches as `test_dataloader`."""
         return self.test_dataloader()
 
     def _support(self) -> tuple[list[UInt8[np.ndarray, "s s 3"]], list[str]]:
-        """The resized support images, read once, and their files."""
+        """The resized support images or their tiles, read once, and their files."""
         self.setup()
+        corners, side = (self.tiling.corners, self.tiling.tile_px) if self.tiling else ([(0, 0)], self.image_size)
         if not self._support_images:
-            self._support_images = [resize(read_image(path), self.image_size) for path in self.support_files]
-        return self._support_images, [str(path) for path in self.support_files]
+            regions = Regions(self.root / self.category)
+            images = [resize(read_with_region(path, regions)[0], self.image_size) for path in self.support_files]
+            self._support_images = [
+                np.ascontiguousarray(image[top : top + side, left : left + side])
+                for image in images
+                for top, left in corners
+            ]
+        return self._support_images, [str(path) for path in self.support_files for _ in corners]
 
     def _test_images(self) -> MVTecDataset:
         if self._test_set is None:
@@ -164,7 +193,11 @@ class MVTecDataModule(L.LightningDataModule):
         return self._test_set
 
     def _loader(
-        self, dataset: Dataset[Item], batch_size: int, distributed_sampler: type[DistributedSampler[Item]]
+        self,
+        dataset: Dataset[Item],
+        batch_size: int,
+        distributed_sampler: type[DistributedSampler[Item]],
+        num_workers: int,
     ) -> DataLoader[Item]:
         trainer = self.trainer
         sampler = None
@@ -174,7 +207,7 @@ class MVTecDataModule(L.LightningDataModule):
             dataset,
             batch_size=batch_size,  # by keyword, since Lightning builds the loader anew for predicting
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=num_workers,
             collate_fn=collate,
             worker_init_fn=_one_thread,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from anomaly_zoo.data import tree
 from anomaly_zoo.data.images import image_files
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.sources import elpv
@@ -83,7 +84,7 @@ def test_source_licence_and_citation_lie_beside(root: Path) -> None:
 
 
 def test_a_second_call_does_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elpv, "_build", None)
+    monkeypatch.setattr(tree, "_build", None)
     assert elpv.prepare(str(root)) == root
 
 
@@ -93,10 +94,44 @@ def test_another_max_test_or_other_files_are_not_overwritten(root: Path, tmp_pat
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file.txt").touch()
     for path in (tmp_path / "mine", tmp_path / "mine" / "file.txt"):
-        with pytest.raises(FileExistsError, match=r"exists and is not a finished ELPV conversion"):
+        with pytest.raises(FileExistsError, match=r"exists and is not a finished conversion"):
             elpv.prepare(path)
     with pytest.raises(ValueError, match=r"max_test is 0: choose 1 or more, or None"):
         elpv.prepare(tmp_path / "new", max_test=0)
+
+
+def test_labels_in_between(root: Path, tmp_path: Path) -> None:
+    rows = {}
+    for line in (elpv._package_folder() / "data" / "labels.csv").read_text().splitlines():
+        name, probability, kind = line.split()
+        rows[Path(name).name] = (round(3 * float(probability)), kind)
+    every = elpv.prepare(tmp_path / "all", max_test=None, labels=("1", "1/3", "2/3"))
+    for category in elpv.CATEGORIES:
+        for thirds, defect in {1: "possibly_defective", 2: "probably_defective", 3: "defective"}.items():
+            found = {path.name for path in image_files(every / category / "test" / defect)}
+            assert found == {name for name, label in rows.items() if label == (thirds, category)}
+    some = elpv.prepare(tmp_path / "some", max_test=5, labels=["2/3"])
+    assert sorted(path.name for path in (some / "mono" / "test").iterdir()) == ["good", "probably_defective"]
+    assert len(image_files(some / "mono" / "test" / "probably_defective")) == 5
+    with pytest.raises(FileExistsError, match=r"was made with labels=None, not 2/3: delete it"):
+        elpv.prepare(root, labels=("2/3",))
+    with pytest.raises(FileExistsError, match=r"was made with labels=2/3, not None"):
+        elpv.prepare(some, max_test=5)
+    with pytest.raises(ValueError, match=r"there is no label '0.5': choose among 1, 2/3, 1/3"):
+        elpv.prepare(tmp_path / "new", labels=("0.5",))
+
+
+def test_a_tree_from_before_there_were_labels_is_still_good(tmp_path: Path) -> None:
+    target = elpv.prepare(tmp_path / "elpv", max_test=1)
+    about = json.loads((target / "source.json").read_text())
+    del about["labels"]
+    (target / "source.json").write_text(json.dumps(about))
+    assert elpv.prepare(target, max_test=1) == target
+
+
+def test_from_a_clone_of_its_repository(root: Path, tmp_path: Path) -> None:
+    clone = elpv.prepare(tmp_path / "elpv", raw=elpv._package_folder())
+    assert (clone / "checksums.sha256").read_text() == (root / "checksums.sha256").read_text()
 
 
 def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
@@ -115,7 +150,7 @@ def test_without_hard_links_it_copies(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link, calls = elpv._link_or_copy, []
+    link, calls = tree._link_or_copy, []
 
     def interrupt(source: Path, target: Path) -> None:
         link(source, target)
@@ -123,7 +158,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
         if len(calls) > 300:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(elpv, "_link_or_copy", interrupt)
+    monkeypatch.setattr(tree, "_link_or_copy", interrupt)
     with pytest.raises(KeyboardInterrupt):
         elpv.prepare(tmp_path / "elpv")
     assert list(tmp_path.iterdir()) == []
@@ -131,14 +166,15 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
 
 KILLED = """
 import os, signal, sys
+from anomaly_zoo.data import tree
 from anomaly_zoo.data.sources import elpv
-original, calls = elpv._link_or_copy, []
+original, calls = tree._link_or_copy, []
 def link(*paths):
     original(*paths)
     calls.append(paths)
     if len(calls) == 300:
         os.kill(os.getpid(), signal.SIGKILL)
-elpv._link_or_copy = link
+tree._link_or_copy = link
 elpv.prepare(sys.argv[1])
 """
 
@@ -179,14 +215,14 @@ def test_concurrent_conversions_agree(tmp_path: Path) -> None:
 
 
 def test_losing_the_race_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = elpv._build
+    build = tree._build
 
-    def slow(building: Path, split: elpv.Split, max_test: int | None) -> None:
-        build(building, split, max_test)
-        monkeypatch.setattr(elpv, "_build", build)
+    def slow(building: Path, files: tree.Files) -> None:
+        build(building, files)
+        monkeypatch.setattr(tree, "_build", build)
         elpv.prepare(tmp_path / "elpv", max_test=1)  # another process finishes first
 
-    monkeypatch.setattr(elpv, "_build", slow)
+    monkeypatch.setattr(tree, "_build", slow)
     assert elpv.prepare(tmp_path / "elpv", max_test=1) == tmp_path / "elpv"
     assert leftovers(tmp_path) == []
 
@@ -205,7 +241,7 @@ def test_a_changed_package_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match=r"lists 1 images instead of 2624: reinstall elpv-dataset"):
         elpv.prepare(tmp_path / "elpv")
     labels.write_text("images/a.png 0.0 mono\n" * 2624)
-    with pytest.raises(ValueError, match=r"a\.png is missing: reinstall elpv-dataset"):
+    with pytest.raises(FileNotFoundError, match=r"a\.png is missing: unpack or install the dataset again"):
         elpv.prepare(tmp_path / "elpv")
     assert not (tmp_path / "elpv").exists()
     assert leftovers(tmp_path) == []

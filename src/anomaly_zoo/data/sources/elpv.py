@@ -2,22 +2,21 @@
 
 The package ships 2,624 grey images of 300 x 300 pixels, each with a defect probability and a module type. The type
 becomes the category (`mono`, `poly`). Probability 0 becomes normal and 1 the defect `defective`; 1/3 and 2/3, where the
-annotators were unsure, are left out. There are no masks. One half of the normal cells, by a fixed draw, goes to
-`train/good`.
+annotators were unsure, are left out unless they are asked for. There are no masks. One half of the normal cells, by a
+fixed draw, goes to `train/good`.
 
 Deitsch et al., "Automatic classification of defective photovoltaic module cells in electroluminescence images",
 Solar Energy 185, 2019.
 """
 
 import importlib.util
-import json
-import os
-import shutil
-import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_zoo.data.images import image_files
+from anomaly_zoo.data.conversion import About, locate
+from anomaly_zoo.data.download import Progress
 from anomaly_zoo.data.support import seeded_permutation
+from anomaly_zoo.data.tree import is_finished, write_tree
 
 CATEGORIES = ("mono", "poly")
 
@@ -31,14 +30,34 @@ Solar Energy 185, 2019, doi:10.1016/j.solener.2019.02.067
 Deitsch et al., Segmentation of photovoltaic module cells in uncalibrated electroluminescence images, \
 Machine Vision and Applications 32, 2021, doi:10.1007/s00138-021-01191-9"""
 
+ABOUT = About(
+    title="ELPV",
+    licence=LICENCE,
+    citation=CITATION,
+    by_hand="Install the package elpv-dataset (or anomaly_zoo[embedded]); nothing else is needed.",
+    published=(754, 754, 715),
+)
+
+LABELS = {"1": "defective", "2/3": "probably_defective", "1/3": "possibly_defective"}
+"""Defect probabilities that may count as anomalous, and the defects that they become."""
+
+DEFAULT_LABELS = ("1",)
+DEFAULT_MAX_TEST = 80
+
 _NUM_IMAGES = 2624
-_FINISHED = "source.json"
+_PROBABILITY = {"1": 1.0, "2/3": 2 / 3, "1/3": 1 / 3}
 
-Split = dict[str, list[Path]]
-"""The images of every folder of the tree, such as `mono/train/good`."""
+Split = dict[str, Path]
+"""The images by their places in the tree, such as `mono/train/good/cell0001.png`."""
 
 
-def prepare(target: Path | str, max_test: int | None = 80) -> Path:
+def prepare(
+    target: Path | str,
+    raw: Path | str | None = None,
+    max_test: int | None = DEFAULT_MAX_TEST,
+    progress: Progress | None = None,
+    labels: Sequence[str] = DEFAULT_LABELS,
+) -> Path:
     """Writes ELPV as a dataset in the MVTec layout; does nothing if it is there already.
 
     The tree is built beside `target` and renamed when it is complete, so a killed conversion leaves nothing that looks
@@ -47,44 +66,34 @@ def prepare(target: Path | str, max_test: int | None = 80) -> Path:
 
     Args:
         target: folder to create, best named `elpv`, since a dataset is named by its folder.
-        max_test: at most this many normal and this many anomalous test images per category, by a fixed draw, to keep
+        raw: a folder with `labels.csv` and `images/`; by default that of the installed package.
+        max_test: at most this many normal test images per category, and of each defect, by a fixed draw, to keep
             benchmarks quick; None for all of them.
+        progress: not used; there is nothing to download.
+        labels: which of `LABELS` count as anomalous; the others are left out.
 
     Returns:
         `target`.
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        FileExistsError: `target` holds something else, or a conversion with another `max_test`.
-        ValueError: `max_test` is below 1, or the installed package does not hold what it should.
+        FileExistsError: `target` holds something else, or a conversion with another `max_test` or other `labels`.
+        ValueError: `max_test` is below 1, a label is unknown, or the images are not what they should be.
     """
+    del progress
     target = Path(target).expanduser()
     if max_test is not None and max_test < 1:
         raise ValueError(f"max_test is {max_test}: choose 1 or more, or None for every image")
-    if _is_finished(target, max_test):
-        return target
-    package = _package_folder()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        _build(building, _split(package / "data", max_test), max_test)
-        _move(building, target, max_test)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    if unknown := [label for label in labels if label not in LABELS]:
+        raise ValueError(f"there is no label {unknown[0]!r}: choose among {', '.join(LABELS)}")
+    chosen = [label for label in LABELS if label in labels]
+    # Conversions from before there was a choice do not name it
+    options = {"max_test": max_test, "labels": None if chosen == list(DEFAULT_LABELS) else chosen}
+    if not is_finished(target, options):
+        data = _package_folder() / "data" if raw is None else locate(Path(raw).expanduser(), "labels.csv", "images")
+        about = {"title": ABOUT.title, "source": "PyPI package elpv-dataset", "licence": LICENCE, "citation": CITATION}
+        write_tree(target, _split(data, max_test, chosen), about, options)
     return target
-
-
-def _is_finished(target: Path, max_test: int | None) -> bool:
-    """Whether the conversion is there; raises if something else is."""
-    marker = target / _FINISHED
-    if marker.is_file():
-        found = json.loads(marker.read_text(encoding="utf-8")).get("max_test", "missing")
-        if found == max_test:
-            return True
-        raise FileExistsError(f"{target} was made with max_test={found}, not {max_test}: delete it or choose another")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not a finished ELPV conversion: delete it or choose another")
-    return False
 
 
 def _package_folder() -> Path:
@@ -96,58 +105,26 @@ def _package_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _split(data: Path, max_test: int | None) -> Split:
+def _split(data: Path, max_test: int | None, labels: Sequence[str]) -> Split:
     """Decides which image goes where."""
     rows = [line.split() for line in (data / "labels.csv").read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(rows) != _NUM_IMAGES:
         raise ValueError(f"{data} lists {len(rows)} images instead of {_NUM_IMAGES}: reinstall elpv-dataset")
     split: Split = {}
     for category in CATEGORIES:
-        normal, anomalous = (
-            sorted(data / name for name, probability, kind in rows if kind == category and float(probability) == value)
-            for value in (0.0, 1.0)
-        )
-        normal = [normal[index] for index in seeded_permutation(len(normal), "elpv", category, "normal")]
-        anomalous = [anomalous[index] for index in seeded_permutation(len(anomalous), "elpv", category, "anomalous")]
+        cells = [(data / name, float(probability)) for name, probability, kind in rows if kind == category]
+        normal = _drawn(cells, 0.0, category, "normal")
         half = len(normal) // 2
-        split[f"{category}/train/good"] = normal[:half]
-        split[f"{category}/test/good"] = normal[half:][:max_test]
-        split[f"{category}/test/defective"] = anomalous[:max_test]
+        folders = {"train/good": normal[:half], "test/good": normal[half:][:max_test]}
+        for label in labels:
+            kind = "anomalous" if label == "1" else LABELS[label]  # names the draw
+            folders[f"test/{LABELS[label]}"] = _drawn(cells, _PROBABILITY[label], category, kind)[:max_test]
+        for folder, files in folders.items():
+            split |= {f"{category}/{folder}/{file.name}": file for file in files}
     return split
 
 
-def _build(building: Path, split: Split, max_test: int | None) -> None:
-    for name, files in split.items():
-        folder = building / name
-        folder.mkdir(parents=True)
-        for file in files:
-            _link_or_copy(file, folder / file.name)
-        if len(image_files(folder)) != len(files) or not files:
-            raise ValueError(f"{folder} should hold {len(files)} images, not {len(image_files(folder))}")
-    about = {
-        "source": "PyPI package elpv-dataset",
-        "licence": LICENCE,
-        "citation": CITATION,
-        "max_test": max_test,
-        "images": {name: len(files) for name, files in split.items()},
-    }
-    (building / _FINISHED).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise ValueError(f"{source} is missing: reinstall elpv-dataset")
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-
-
-def _move(building: Path, target: Path, max_test: int | None) -> None:
-    if target.is_dir() and os.name == "nt" and not any(target.iterdir()):
-        target.rmdir()  # Windows renames onto nothing, not even onto an empty folder
-    try:
-        building.replace(target)
-    except OSError:
-        if not _is_finished(target, max_test):  # else another process was faster, and made the same
-            raise
+def _drawn(cells: Sequence[tuple[Path, float]], probability: float, category: str, kind: str) -> list[Path]:
+    """The cells of one probability, in the order of a fixed draw."""
+    files = sorted(file for file, value in cells if abs(value - probability) < 0.01)
+    return [files[index] for index in seeded_permutation(len(files), "elpv", category, kind)]

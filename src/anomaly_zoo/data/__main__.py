@@ -1,0 +1,167 @@
+"""`python -m anomaly_zoo.data list|prepare|check`: datasets into the MVTec layout, and what is wrong with them."""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from anomaly_zoo.data import own_folder, sources
+from anomaly_zoo.data.conversion import About, differs_from_published, how_to_get
+from anomaly_zoo.data.inspection import Report, files_of, inspect, passed_over
+from anomaly_zoo.data.tree import FINISHED, damaged_files
+
+DATASETS = Path("datasets")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command. Returns 0; 1 if `check` found a problem, 2 if the request cannot be met, 130 after Ctrl-C."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    options = _parse(arguments)
+    try:
+        command: Callable[[argparse.Namespace, Console], int] = options.run
+        return command(options, console)
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted. The same command goes on with what is downloaded already.\n")
+        return 130
+
+
+def source_names() -> list[str]:
+    """Names of the datasets that can be prepared: the files in `sources/`."""
+    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m anomaly_zoo.data", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="list|prepare|check")
+    listing = commands.add_parser("list", help="the datasets that can be prepared")
+    listing.set_defaults(run=_list)
+    prepare = commands.add_parser("prepare", help="write a dataset, or a folder of your own, in the MVTec layout")
+    prepare.add_argument("name", help="a dataset of `list`, or a folder with normal/ in it")
+    prepare.add_argument("--from", dest="raw", type=Path, help="the dataset as published: an archive or a folder")
+    prepare.add_argument("--to", type=Path, help=f"folder to create ({DATASETS}/<name>)")
+    prepare.add_argument("--max-test", help="at most N normal and N anomalous test images per category, or all")
+    prepare.add_argument("--labels", nargs="+", help="elpv: probabilities that count as anomalous, of 1/3 2/3 1 (1)")
+    prepare.add_argument("--num-train", type=int, help="own folder: normal images for training (half of them)")
+    prepare.set_defaults(run=_prepare)
+    check = commands.add_parser("check", help="read every file of a dataset or folder; say what is there and what not")
+    check.add_argument("name", help="a dataset of `list` that is prepared, or any folder in one of the two layouts")
+    check.set_defaults(run=_check)
+    return parser.parse_args(arguments)
+
+
+def _source(name: str) -> ModuleType:
+    if name not in source_names():
+        raise ValueError(f"{name!r} is neither a dataset ({', '.join(source_names())}) nor a folder with normal/ in it")
+    return importlib.import_module(f"{sources.__name__}.{name}")
+
+
+def _list(options: argparse.Namespace, console: Console) -> int:
+    del options
+    for name in source_names():
+        about: About = _source(name).ABOUT
+        there = f"prepared in {DATASETS / name}" if (DATASETS / name / FINISHED).is_file() else ""
+        get = there or ("`prepare` downloads it" if about.download else about.by_hand)
+        console.print(f"{name:14} {about.licence}\n{'':14} {get}")
+    return 0
+
+
+def _prepare(options: argparse.Namespace, console: Console) -> int:
+    folder = Path(options.name).expanduser()
+    given = {"max_test": _max_test(options.max_test)} if options.max_test is not None else {}
+    if own_folder.is_own_folder(folder):
+        target = options.to or DATASETS / folder.resolve().name
+        own_folder.prepare(folder, target, options.num_train, **given)
+        console.print(_next_steps(target))
+        return 0
+    source = _source(options.name)
+    about: About = source.ABOUT
+    target = options.to or DATASETS / options.name
+    if options.labels is not None:
+        if options.name != "elpv":
+            raise ValueError("--labels is for elpv only")
+        given["labels"] = options.labels
+    if not (target / FINISHED).is_file():
+        console.print(f"{about.licence}\nPlease cite: {about.citation}")
+    with _progress(console) as progress:
+        source.prepare(target, options.raw, progress=partial(_show, progress), **given)
+    difference = differs_from_published(about, target)
+    console.print(f"note: {difference}" if difference else _next_steps(target))
+    return 0
+
+
+def _check(options: argparse.Namespace, console: Console) -> int:
+    folder = Path(options.name).expanduser()
+    if not folder.is_dir():
+        _source(options.name)
+        folder = DATASETS / options.name
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is not there: prepare it first. {how_to_get(_source(options.name).ABOUT)}"
+            )
+    own = own_folder.is_own_folder(folder)
+    damaged = damaged_files(folder)
+    reports = list(inspect(own_folder.arrange(folder, complete=False) if own else files_of(folder)))
+    if not reports:
+        raise ValueError(
+            f"{folder} holds neither normal/ (a folder of your own) nor <category>/train/good/ (the MVTec layout)"
+        )
+    for report in reports:
+        _print(report, console)
+    for suffix, number in passed_over(folder).items():
+        console.print(f"note: {number} files ending in {suffix or 'nothing'} are no images, and are passed over")
+    for problem in damaged:
+        console.print(f"problem: {problem}")
+    num_problems = len(damaged) + sum(len(report.problems) for report in reports)
+    if num_problems:
+        console.print(f"{num_problems} problems: mend them first.")
+        return 1
+    prepare = f"python -m anomaly_zoo.data prepare {folder}\n"
+    console.print((prepare if own else "") + _next_steps(DATASETS / folder.resolve().name if own else folder))
+    return 0
+
+
+def _print(report: Report, console: Console) -> None:
+    console.print(report.category)
+    for line in report.found:
+        console.print(f"  {line}")
+    for note in report.notes:
+        console.print(f"  note: {note}")
+    for problem in report.problems:
+        console.print(f"  problem: {problem}")
+
+
+def _next_steps(target: Path) -> str:
+    return f"make bench METHOD=patchcore SHOTS=8 ROOT={target}"
+
+
+def _max_test(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise ValueError(f"--max-test is {text!r}: choose a number or all")
+    return int(text)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _show(progress: Progress, have: int, total: int) -> None:
+    if not progress.task_ids:
+        progress.add_task("", total=total or None)
+    progress.update(progress.task_ids[0], completed=have, total=total or None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

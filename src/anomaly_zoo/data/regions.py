@@ -1,0 +1,138 @@
+"""The region of interest of a category: where the product is, so that whatever happens around it is no anomaly.
+
+Either one for all images, `<category>/region.json`, polygons in parts of the image's width and height:
+
+    {"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]]}
+
+or a foreground mask for every image, in a folder with the tree of the images: `<category>/region/train/good/000.png`,
+`<category>/region/test/scratch/003.png`. Without either, the whole image counts.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from anomaly_zoo.data.images import image_files, read_mask
+
+POLYGON_FILE = "region.json"
+MASK_FOLDER = "region"
+
+_PAINT = 128  # middle grey: the backbones see it as nearly zero
+_EXAMPLE = '{"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]]}, with x and y from 0 to 1'
+
+
+class Regions:
+    """The regions of interest of a category.
+
+    Args:
+        category: the category's folder.
+
+    Attributes:
+        exist: whether the category has any; if not, do not ask for one.
+
+    Raises:
+        ValueError: there are a polygon file and a folder, or the polygon file is malformed.
+    """
+
+    def __init__(self, category: Path) -> None:
+        self.category = category
+        file, folder = category / POLYGON_FILE, category / MASK_FOLDER
+        self.polygons = _read_polygons(file) if file.is_file() else []
+        self.exist = bool(self.polygons) or folder.is_dir()
+        if self.polygons and folder.is_dir():
+            raise ValueError(f"{category} has both {POLYGON_FILE} and the folder {MASK_FOLDER}: keep one of them")
+        self._masks: dict[Path, dict[str, Path]] = {}
+        self._filled = np.zeros((0, 0), dtype=bool)  # the polygons in the size of the last image
+
+    def mask(self, image_path: Path, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+        """The region in one image.
+
+        Args:
+            image_path: an image inside the category.
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+
+        Returns:
+            True where the product is.
+
+        Raises:
+            ValueError: the image has no mask in the folder, or one of another size, or an empty one.
+        """
+        if self.polygons:
+            if self._filled.shape != (height, width):
+                self._filled = _fill(self.polygons, height, width)
+            region = self._filled
+            source = self.category / POLYGON_FILE
+        else:
+            source = self.mask_path(image_path)
+            region = read_mask(source)
+            if region.shape != (height, width):
+                raise ValueError(
+                    f"the region {source} has {region.shape[1]}x{region.shape[0]} pixels, but its image {image_path} "
+                    f"has {width}x{height}: save it in the size of the image"
+                )
+        if not region.any():
+            raise ValueError(f"the region {source} holds no pixel of {image_path}: nothing of the image would count")
+        return region
+
+    def mask_path(self, image_path: Path) -> Path:
+        """The foreground mask of an image.
+
+        Raises:
+            ValueError: there is none.
+        """
+        folder = self.category / MASK_FOLDER / image_path.parent.relative_to(self.category)
+        if folder not in self._masks:
+            self._masks[folder] = {path.stem: path for path in image_files(folder)}
+        found = self._masks[folder].get(f"{image_path.stem}_mask", self._masks[folder].get(image_path.stem))
+        if found is None:
+            raise ValueError(
+                f"{image_path} has no region: add {folder / f'{image_path.stem}.png'} "
+                f"(or move {self.category / MASK_FOLDER} away to let every pixel count)"
+            )
+        return found
+
+
+def paint_outside(image: UInt8[np.ndarray, "h w 3"], region: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints everything outside of the region in one grey, so that no method can learn or score it.
+
+    Args:
+        image: pixels in [0, 255].
+        region: True where the product is.
+
+    Returns:
+        A new image.
+    """
+    return np.where(region[..., None], image, np.uint8(_PAINT))
+
+
+def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Pixels whose centre is inside any of the polygons (OpenCV would add those that an edge only touches)."""
+    region = np.zeros((height, width), dtype=bool)
+    rows = (np.arange(height) + 0.5)[:, None]
+    for polygon in polygons:
+        start = polygon * (width, height)
+        end = np.roll(start, -1, axis=0)
+        rise = end[:, 1] - start[:, 1]
+        crossing = start[:, 0] + (rows - start[:, 1]) * (end[:, 0] - start[:, 0]) / np.where(rise == 0, 1, rise)
+        row, edge = np.nonzero((start[:, 1] > rows) != (end[:, 1] > rows))
+        edges_left = np.zeros((height, width + 1), dtype=np.int32)
+        np.add.at(edges_left, (row, np.ceil(crossing[row, edge] - 0.5).clip(0, width).astype(int)), 1)
+        region |= edges_left.cumsum(axis=1)[:, :width] % 2 == 1
+    return region
+
+
+def _read_polygons(file: Path) -> list[np.ndarray]:
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in content["polygons"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} is no polygon file ({type(error).__name__}: {error}): write {_EXAMPLE}") from error
+    numbers = [number for polygon in polygons for corner in polygon for number in corner]
+    if not polygons or min(map(len, polygons)) < 3 or not all(math.isfinite(n) and 0 <= n <= 1 for n in numbers):
+        raise ValueError(f"{file} needs polygons of 3 corners or more, inside the image: write {_EXAMPLE}")
+    return [np.array(polygon) for polygon in polygons]

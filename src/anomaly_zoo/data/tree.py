@@ -1,0 +1,231 @@
+"""A dataset in the MVTec layout, written whole or not at all.
+
+A converter says which file goes where; this module links or copies it, verifies the result and gives it its name in
+one step, so that a killed conversion leaves nothing that looks finished.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anomaly_zoo.data.download import file_sha256
+from anomaly_zoo.data.images import IMAGE_SUFFIXES
+from anomaly_zoo.data.support import seeded_permutation
+
+FINISHED = "source.json"
+"""What marks a finished conversion; says where the images come from, their licence and their number."""
+
+CHECKSUMS = "checksums.sha256"
+"""One line per file, as `sha256sum --check` reads them."""
+
+Pixels = Callable[[], np.ndarray]
+"""Makes an image that no file holds: uint8, `h w` or RGB `h w 3`."""
+
+Files = Mapping[str, Path | Pixels]
+"""The files of a dataset: place in the tree, such as `screw/test/good/000.png`, to where it comes from."""
+
+
+def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a conversion with these options is there.
+
+    Args:
+        target: the dataset's folder.
+        options: what was asked for; keys of the file `FINISHED`, where a missing one is None.
+
+    Returns:
+        False if there is nothing, or an empty folder.
+
+    Raises:
+        FileExistsError: `target` holds something else.
+    """
+    marker = target / FINISHED
+    if marker.is_file():
+        try:
+            about = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FileExistsError(f"{marker} is damaged ({error}): delete {target} and prepare it again") from error
+        for name, wanted in json.loads(json.dumps(options)).items():
+            found = about.get(name)
+            if found != wanted:
+                raise FileExistsError(
+                    f"{target} was made with {name}={_shown(found)}, not {_shown(wanted)}: delete it or choose another"
+                )
+        return True
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not a finished conversion: delete it or choose another")
+    return False
+
+
+def write_tree(target: Path, files: Files, about: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Writes a dataset beside `target` and renames it when it is complete and verified.
+
+    Files are hard links where the file system allows it, else copies. Several processes may do this at once.
+
+    Args:
+        target: the folder to create.
+        files: what goes where.
+        about: what `FINISHED` says beside the options, the number of files per folder and how many bytes they have.
+        options: see `is_finished`.
+
+    Raises:
+        FileNotFoundError: a file to link is not there.
+        ValueError: there is nothing to write, or places that differ in case only.
+        FileExistsError: another process made something else there meanwhile.
+    """
+    check_places(files)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        building.mkdir()
+        _build(building, files)
+        lines = [f"{file_sha256(building / place)}  {place}\n" for place in sorted(files)]
+        (building / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+        counts = Counter(str(PurePosixPath(place).parent) for place in files)
+        record = {**about, **options, "images": dict(sorted(counts.items()))}
+        (building / FINISHED).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _move(building, target, options)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def damaged_files(target: Path) -> list[str]:
+    """Compares a finished conversion with its checksums.
+
+    Args:
+        target: the dataset's folder.
+
+    Returns:
+        One line per file that is missing or has changed; nothing if there are no checksums.
+    """
+    list_file = target / CHECKSUMS
+    if not list_file.is_file():
+        return []
+    problems = []
+    for line in list_file.read_text(encoding="utf-8").splitlines():
+        expected, _, place = line.partition("  ")
+        path = target / place
+        if not path.is_file():
+            problems.append(f"{path} is missing, though {CHECKSUMS} lists it")
+        elif file_sha256(path) != expected:
+            problems.append(f"{path} has changed since the conversion: its SHA-256 is not that in {CHECKSUMS}")
+    return problems
+
+
+def check_places(files: Files) -> None:
+    """Checks that a converter found something, and that every place is an image inside the tree.
+
+    Raises:
+        ValueError: it did not, or it is not.
+    """
+    if not files:
+        raise ValueError("no images found: is this the folder that the dataset was unpacked into?")
+    seen: dict[str, str] = {}
+    for place in files:
+        path = PurePosixPath(place)
+        if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in (*IMAGE_SUFFIXES, ".json"):
+            raise ValueError(f"{place!r} is no place for an image in a dataset")
+        other = seen.setdefault(place.casefold(), place)
+        if other != place:  # one of them would be lost where file names ignore case
+            raise ValueError(f"{place!r} and {other!r} differ in case only: rename one of their sources")
+
+
+def halves(paths: Iterable[Path], *key: str, num_train: int | None = None) -> tuple[list[Path], list[Path]]:
+    """Splits normal images into training and test images by a fixed draw, for datasets without a split of their own.
+
+    Args:
+        paths: the images; their order matters, so sort them by something that never changes.
+        key: names the draw, for instance dataset and category.
+        num_train: training images; by default half of all, rounded down, but at least one.
+
+    Returns:
+        Training images and test images.
+    """
+    files = list(paths)
+    order = [files[index] for index in seeded_permutation(len(files), *key)]
+    half = num_train or max(1, len(order) // 2)
+    return order[:half], order[half:]
+
+
+def thin_out(files: Files, max_test: int | None) -> Files:
+    """Keeps at most `max_test` normal and as many anomalous test images per category, by a fixed draw, and their masks.
+
+    Args:
+        files: a whole dataset.
+        max_test: at least 1; None keeps everything.
+
+    Returns:
+        The chosen part.
+
+    Raises:
+        ValueError: `max_test` is below 1.
+    """
+    if max_test is None:
+        return files
+    if max_test < 1:
+        raise ValueError(f"max_test is {max_test}: choose 1 or more, or None for every image")
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for place in files:
+        category, split, folder = PurePosixPath(place).parts[:3]
+        if split == "test":
+            groups.setdefault((category, folder == "good"), []).append(place)
+    dropped: set[tuple[str, ...]] = set()
+    for (category, normal), places in groups.items():
+        ordered = sorted(places)
+        draw = seeded_permutation(len(ordered), "max_test", category, str(normal))
+        dropped |= {_image_key(ordered[index]) for index in draw[max_test:]}
+    return {place: source for place, source in files.items() if _image_key(place) not in dropped}
+
+
+def _image_key(place: str) -> tuple[str, ...]:
+    """Category, defect and name, the same for a test image and its mask."""
+    path = PurePosixPath(place)
+    if path.parts[1] not in ("test", "ground_truth"):
+        return path.parts
+    stem = path.stem.removesuffix("_mask") if path.parts[1] == "ground_truth" else path.stem
+    return path.parts[0], *path.parts[2:-1], stem
+
+
+def _build(building: Path, files: Files) -> None:
+    for place, source in files.items():
+        path = building / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, Path):
+            _link_or_copy(source, path)
+        else:
+            pixels = source()
+            flipped = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+            path.write_bytes(cv2.imencode(path.suffix, flipped)[1].tobytes())
+    written = sum(path.is_file() for path in building.rglob("*"))
+    if written != len(files):
+        raise ValueError(f"{building} holds {written} files instead of {len(files)}: is the disk full?")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} is missing: unpack or install the dataset again")
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _move(building: Path, target: Path, options: Mapping[str, Any]) -> None:
+    if target.is_dir() and os.name == "nt" and not any(target.iterdir()):
+        target.rmdir()  # Windows renames onto nothing, not even onto an empty folder
+    try:
+        building.replace(target)
+    except OSError:
+        if not is_finished(target, options):  # else another process was faster, and made the same
+            raise

@@ -1,0 +1,117 @@
+"""Overlapping tiles of a large image, and one map without seams from the maps of its tiles.
+
+A defect of a few pixels vanishes when a large image is resized to what a backbone was trained on. Cut into tiles it
+keeps its pixels, and no method has to know: each tile is an image to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anomaly_zoo.types import Prediction
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Square tiles that cover a square image, spread evenly, so that neighbours overlap by `overlap_px` or more.
+
+    Args:
+        image_size: side of the image in pixels.
+        tile_px: side of a tile in pixels, at most `image_size`.
+        overlap_px: what neighbouring tiles share at least, in pixels; less than `tile_px`.
+
+    Raises:
+        ValueError: a number out of range.
+
+    >>> Tiling(image_size=512, tile_px=256, overlap_px=32).starts
+    [0, 128, 256]
+    """
+
+    image_size: int
+    tile_px: int
+    overlap_px: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if not 1 <= self.tile_px <= self.image_size:
+            raise ValueError(f"tile_px is {self.tile_px}: choose 1 to image_size, which is {self.image_size}")
+        if not 0 <= self.overlap_px < self.tile_px:
+            raise ValueError(f"overlap_px is {self.overlap_px}: choose 0 to {self.tile_px - 1}, less than tile_px")
+
+    @property
+    def starts(self) -> list[int]:
+        """First row of every row of tiles; likewise the first columns."""
+        rest, step = self.image_size - self.tile_px, self.tile_px - self.overlap_px
+        count = -(-rest // step)  # steps, rounded up
+        return [round(rest * i / count) for i in range(count + 1)] if count else [0]
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Upper left corner (row, column) of every tile, row by row."""
+        return [(top, left) for top in self.starts for left in self.starts]
+
+    def split(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c tile tile"]:
+        """Cuts images into tiles, image-major: all tiles of the first image, then those of the second ..."""
+        side = self.tile_px
+        tiles = [image[..., top : top + side, left : left + side] for top, left in self.corners]
+        return torch.stack(tiles, dim=1).flatten(0, 1)
+
+    def stitch(self, tile_map: Float[Tensor, "n tile tile"]) -> Float[Tensor, "b h w"]:
+        """Joins the maps of tiles, in the order of `split`, into maps of images.
+
+        Where tiles overlap, each counts the less the nearer its border is, so that a map has no step where a tile
+        ends; and a tile counts least where it sees least of the surroundings.
+        """
+        corners, side = self.corners, self.tile_px
+        tiles = tile_map.reshape(-1, len(corners), side, side)
+        weight = self._weight().to(tile_map)
+        lowest = tiles.amin(dim=(1, 2, 3))[:, None, None]  # so that a constant stays itself to the last bit
+        total = tile_map.new_zeros(len(tiles), self.image_size, self.image_size)
+        weights = tile_map.new_zeros(self.image_size, self.image_size)
+        for number, (top, left) in enumerate(corners):
+            total[:, top : top + side, left : left + side] += weight * (tiles[:, number] - lowest)
+            weights[top : top + side, left : left + side] += weight
+        stitched: Tensor = lowest + total / weights
+        return stitched
+
+    def _weight(self) -> Float[Tensor, "tile tile"]:
+        """1 inside, falling linearly to the border over the width that neighbours share."""
+        shared = self.tile_px - self.starts[1] if len(self.starts) > 1 else 0
+        pixel = torch.arange(self.tile_px) + 0.5
+        ramp = (torch.minimum(pixel, self.tile_px - pixel) / max(shared, 0.5)).clamp(max=1)
+        return ramp[:, None] * ramp
+
+
+def predict_tiles(
+    predict: Callable[[Tensor], Prediction], image: Float[Tensor, "b 3 h w"], tiling: Tiling
+) -> Prediction:
+    """Scores images by their tiles: the map is stitched, and the image score is that of the worst tile.
+
+    Args:
+        predict: scores tiles; it gets no more of them at once than there are images, so that memory stays bounded.
+        image: in [0, 1], of the tiling's size.
+        tiling: how to cut.
+
+    Returns:
+        The scores of the whole images.
+    """
+    parts = [predict(tiles) for tiles in torch.split(tiling.split(image), len(image))]
+    tile_score = torch.cat([part.image_score for part in parts]).reshape(len(image), -1)
+    return Prediction(tiling.stitch(torch.cat([part.anomaly_map for part in parts])), tile_score.amax(dim=1))
+
+
+def within_region(prediction: Prediction, region: Tensor) -> Prediction:
+    """Gives every pixel outside of the region of interest the lowest score inside it.
+
+    Args:
+        prediction: of images in which the outside was painted over, so that the image score knows nothing of it.
+        region: bool `b h w`, True where scores count; somewhere in every image.
+
+    Returns:
+        The prediction with the map changed.
+    """
+    lowest = prediction.anomaly_map.masked_fill(~region, torch.inf).flatten(1).amin(dim=1)
+    return prediction._replace(anomaly_map=torch.where(region, prediction.anomaly_map, lowest[:, None, None]))

@@ -1,0 +1,109 @@
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from anomaly_zoo.data.duplicates import near_duplicates, thumbnail
+from anomaly_zoo.data.images import image_files, read_image
+from anomaly_zoo.data.inspection import Report, files_of, inspect, passed_over
+from tests.conftest import write_image
+
+
+@pytest.fixture
+def root(tiny_root: Path, tmp_path: Path) -> Path:
+    shutil.copytree(tiny_root / "alpha", tmp_path / "copy" / "alpha")
+    return tmp_path / "copy"
+
+
+def report(root: Path) -> Report:
+    (only,) = inspect(files_of(root))
+    return only
+
+
+def test_nothing_wrong(root: Path) -> None:
+    found = report(root)
+    assert (found.category, found.problems, found.notes) == ("alpha", [], [])
+    assert found.found == [
+        "6 normal training images: shots up to 6",
+        "3 normal and 6 anomalous test images",
+        "  3 large",
+        "  3 small",
+        "6 masks",
+        "all images 48x48",
+        "all images colour",
+    ]
+
+
+def test_everything_wrong(root: Path) -> None:
+    alpha = root / "alpha"
+    (alpha / "train" / "good" / "000.png").write_bytes(b"junk")
+    (alpha / "ground_truth" / "large" / "000_mask.png").unlink()
+    write_image(alpha / "ground_truth" / "large" / "001_mask.png", np.ones((8, 8), np.uint8))
+    write_image(alpha / "ground_truth" / "large" / "002_mask.png", np.zeros((48, 48), np.uint8))
+    write_image(alpha / "test" / "good" / "000.png", np.zeros((600, 600), np.uint8))
+    dot = np.zeros((600, 600), np.uint8)
+    dot[300, 300] = 255
+    write_image(alpha / "test" / "small" / "000.png", dot)
+    write_image(alpha / "ground_truth" / "small" / "000_mask.png", dot)
+    (alpha / "region.json").write_text("[]")
+    (alpha / "train" / "good" / "photo.heic").touch()
+    found = report(root)
+    for part in ("000.png as an image (4 bytes)", "large/000.png has no mask", "001_mask.png has 8x8 pixels",
+                 "region.json is no polygon file"):  # fmt: skip
+        assert sum(part in line for line in found.problems) == 1, part
+    assert len(found.problems) == 4
+    for part in ("002_mask.png marks nothing", "2 sizes: 48x48 (12), 600x600 (2)", "2 colour modes: colour (12),",
+                 "1 defects vanish at 256 px (000.png): raise image_size and set tile_px"):  # fmt: skip
+        assert sum(part in line for line in found.notes) == 1, part
+    assert passed_over(root) == {".heic": 1}
+
+
+def test_incomplete_categories(root: Path) -> None:
+    shutil.rmtree(root / "alpha" / "test" / "good")
+    assert "no normal test images: image metrics are undefined" in report(root).notes
+    shutil.rmtree(root / "alpha" / "test")
+    shutil.rmtree(root / "alpha" / "ground_truth")
+    found = report(root)
+    assert "no masks: image metrics only" in found.found
+    assert "no anomalous images: fit, predict and maps work, metrics are undefined" in found.notes
+    for path in image_files(root / "alpha" / "train" / "good"):
+        path.unlink()
+    assert list(inspect(files_of(root))) == []
+
+
+def saved_again(image: np.ndarray) -> np.ndarray:
+    small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    encoded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])[1]
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1])
+
+
+def test_a_test_image_in_the_training_split_is_found(root: Path) -> None:
+    image = read_image(root / "alpha" / "train" / "good" / "002.png")
+    write_image(root / "alpha" / "test" / "good" / "copy.png", image)
+    (note,) = report(root).notes
+    assert note.endswith("look like one image, in training and test")
+    assert "002.png" in note
+    assert "copy.png" in note
+
+
+@pytest.mark.parametrize("name", ["mvtec_ad/bottle", "mvtec_ad/screw", "other/hazelnut_toy", "other/magnetic_tile"])
+def test_real_images_saved_again_are_found_and_no_others(shared_data: Path, name: str) -> None:
+    train = [read_image(path) for path in image_files(shared_data / name / "train" / "good")[:20]]
+    test = [read_image(path) for path in image_files(shared_data / name / "test" / "good")[:20]]
+    thumbnails = [[thumbnail(image) for image in images] for images in (train, test)]
+    assert near_duplicates(*thumbnails) == []
+    again = [thumbnail(saved_again(image)) for image in train[::4]]
+    pairs = near_duplicates(thumbnails[0], thumbnails[1] + again)
+    assert sorted(pairs) == [(4 * number, len(test) + number) for number in range(5)]
+
+
+def test_a_product_that_always_looks_the_same_raises_no_alarm() -> None:
+    rng = np.random.default_rng(0)
+    plate = rng.integers(60, 200, (64, 64, 3))
+    images = [np.clip(plate + rng.normal(0, 8, plate.shape), 0, 255).astype(np.uint8) for _ in range(20)]
+    thumbnails = [thumbnail(image) for image in images]
+    assert near_duplicates(thumbnails[:10], thumbnails[10:]) == []
+    assert near_duplicates(thumbnails[:10], [*thumbnails[10:], thumbnails[3]]) == [(3, 10)]
+    assert near_duplicates([], thumbnails) == []

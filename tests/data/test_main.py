@@ -1,0 +1,121 @@
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from anomaly_zoo.data import __main__ as command
+from anomaly_zoo.data.__main__ import main, source_names
+from anomaly_zoo.data.mvtec import MVTecDataset
+from tests.data.sources.miniatures import ksdd2
+from tests.data.test_own_folder import folder
+
+__all__ = ["folder"]
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_list_names_all_with_their_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for name in source_names():
+        about = importlib.import_module(f"anomaly_zoo.data.sources.{name}").ABOUT
+        assert name in shown
+        assert about.licence in shown
+        assert (about.download is not None) or about.by_hand in shown
+
+
+def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ksdd2(tmp_path / "raw")
+    assert main(["prepare", "ksdd2", "--from", "raw", "--max-test", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("CC BY-NC-SA 4.0") == 1
+    assert "Please cite: Bozic et al." in shown
+    assert "make bench METHOD=patchcore SHOTS=8 ROOT=datasets/ksdd2" in shown
+    assert main(["prepare", "ksdd2", "--max-test", "1"]) == 0
+    assert "Please cite" not in capsys.readouterr().out  # printed once
+    assert sum(MVTecDataset(Path("datasets/ksdd2"), "surface", 8).labels) == 1
+    assert main(["list"]) == 0
+    assert "prepared in datasets/ksdd2" in capsys.readouterr().out
+    assert main(["check", "ksdd2"]) == 0
+    assert "4 normal training images" in capsys.readouterr().out
+    image = next(iter(Path("datasets/ksdd2/surface/train/good").iterdir()))
+    data = bytearray(image.read_bytes())
+    data[-1] ^= 1
+    image.unlink()
+    image.write_bytes(bytes(data))
+    next(iter(Path("datasets/ksdd2/surface/test/good").iterdir())).unlink()
+    assert main(["check", "ksdd2"]) == 1
+    shown = capsys.readouterr().out
+    assert f"{image} has changed since the conversion" in shown
+    assert "is missing, though checksums.sha256 lists it" in shown
+
+
+def test_elpv_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("elpv_dataset", reason="needs the package elpv-dataset (extra `embedded`)")
+    assert main(["prepare", "elpv", "--labels", "1/3", "--max-test", "3", "--to", "unsure"]) == 0
+    about = json.loads(Path("unsure/source.json").read_text())
+    assert about["images"]["mono/test/possibly_defective"] == 3
+    assert main(["prepare", "ksdd2", "--labels", "1/3"]) == 2
+    assert "--labels is for elpv only" in capsys.readouterr().err
+
+
+def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert f"python -m anomaly_zoo.data prepare {folder}" in shown
+    assert "make bench METHOD=patchcore SHOTS=8 ROOT=datasets/bracket" in shown
+    assert main(["prepare", str(folder)]) == 0
+    assert main(["check", "datasets/bracket"]) == 0
+    shutil.rmtree(folder / "masks" / "small")
+    assert main(["check", str(folder)]) == 1
+    shown = capsys.readouterr().out
+    for number in range(3):  # all of them at once
+        assert f"problem: {folder}/anomalous/small/00{number}.png has no mask, though other images" in shown
+    assert main(["prepare", str(folder), "--to", "new"]) == 2
+    assert "has no mask, though" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "imagenet"], "'imagenet' is neither a dataset (btad, "),
+        (["prepare", "mpdd"], "MPDD is not downloaded for you. MPDD: Follow the link"),
+        (["prepare", "visa", "--from", "missing.tar"], "there is no missing.tar"),
+        (["prepare", "visa", "--max-test", "few"], "--max-test is 'few': choose a number or all"),
+        (["check", "visa"], "datasets/visa is not there: prepare it first. VisA: Get VisA_20220922.tar"),
+        (["check", "."], ". holds neither normal/ (a folder of your own) nor <category>/train/good/"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "source_names", interrupted)
+    assert main(["list"]) == 130
+    assert "goes on with what is downloaded" in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; import anomaly_zoo.data.__main__; print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    )
+    start = time.process_time()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+    assert time.process_time() - start < 5
