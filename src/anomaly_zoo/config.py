@@ -16,10 +16,9 @@ from anomaly_zoo.callbacks.evaluation import EvaluationCallback
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.yaml_files import BASE, method_files
 
-_PACKAGE = Path(__file__).parent
-CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if path.is_dir())
-BASE = CONFIGS / "base.yaml"
+__all__ = ["BASE", "AnomalyCLI", "build", "method_files", "quiet", "resolve"]
 
 _HELP = (
     "One method on one category: `fit` adapts it to a few normal images, `test` scores it, `predict` lists the scores "
@@ -32,11 +31,6 @@ _KNOWN_WARNINGS = (
     "Found .* module.s. in eval mode",  # Backbone stays there on purpose
     ".*does not have many workers",  # there are few images
 )
-
-
-def method_files() -> dict[str, Path]:
-    """The methods: the name of every YAML in configs/methods, and its path."""
-    return {path.stem: path for path in sorted((CONFIGS / "methods").glob("*.yaml"))}
 
 
 @contextmanager
