@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from anomaly_zoo.callbacks.evaluation import EvaluationCallback
+from anomaly_zoo.callbacks.finite_loss import FiniteLoss
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
@@ -66,7 +67,7 @@ class AnomalyCLI(LightningCLI):
             AnomalyModule,
             MVTecDataModule,
             save_config_callback=None,
-            trainer_defaults={"callbacks": [self.evaluation]},
+            trainer_defaults={"callbacks": [self.evaluation, FiniteLoss()]},
             seed_everything_default=0,
             parser_kwargs=whole | (dict.fromkeys(self.subcommands(), files) if run else files),
             parser_class=_Parser,

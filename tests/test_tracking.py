@@ -1,0 +1,129 @@
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomaly_zoo.results import load
+
+
+TRACKED = """
+import sys
+import tests.toy
+from anomaly_zoo.bench import main
+
+training_step = tests.toy.Toy.training_step
+
+def fails_on_alpha(self, batch, batch_idx):
+    if "/alpha/" in batch.path[0] and batch_idx == 1:
+        raise RuntimeError("no luck")
+    return training_step(self, batch, batch_idx)
+
+tests.toy.Toy.training_step = fails_on_alpha
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def records(file: Path) -> dict[str, list[Any]]:
+    """What a `.wandb` file (a LevelDB log with a header) holds, by the kind of record."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    data, position, block = file.read_bytes(), 7, 32768
+    found: dict[str, list[Any]] = {}
+    message = b""
+    while position + 7 <= len(data):
+        if block - position % block < 7:  # no header fits into the rest of a block
+            position += block - position % block
+            continue
+        _, length, part = struct.unpack_from("<IHB", data, position)
+        message += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if part in (1, 4):  # whole, or the last of several parts
+            record = Record.FromString(message)
+            kind = record.WhichOneof("record_type")
+            found.setdefault(kind, []).append(getattr(record, kind))
+            message = b""
+    return found
+
+
+@pytest.mark.slow
+def test_tracking_writes_everything_into_the_folder_of_the_run(tiny_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text("model: {class_path: tests.toy.Toy, init_args: {steps: 3}}\n")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "cwd").mkdir()
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "XDG"))}
+    environment = keep | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    options = [
+        "--method",
+        "../toy.yaml",
+        "--root",
+        str(tiny_root),
+        "--shots",
+        "2",
+        "--seeds",
+        "0",
+        "--image-size",
+        "64",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKED, *options, "--results", "../results"],
+        cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr  # alpha fails
+    assert done.stderr == ""
+    assert not [path for folder in ("home", "cwd") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+
+    failed, tracked = (
+        tmp_path / "results" / "tiny" / name / "toy" / "shots=2" / "seed=0" for name in ("alpha", "beta")
+    )
+    files = {folder: list(folder.rglob("*.wandb")) for folder in (failed, tracked)}
+    assert [len(found) for found in files.values()] == [1, 1]
+    assert records(files[failed][0])["exit"][0].exit_code == 1
+
+    found = records(files[tracked][0])
+    assert found["exit"][0].exit_code == 0
+    assert found["run"][0].display_name == "tiny/beta/toy/2/0"
+    config = {item.key: item.value_json for item in found["run"][0].config.update}
+    assert config["method"] == '"toy"'
+    assert config["category"] == '"beta"'
+    assert '"image_size":64' in config["config"].replace(" ", "")
+    rows = [{item.nested_key[0] if item.nested_key else item.key for item in row.item} for row in found["history"]]
+    logged = ("train/loss", "test/aupro", "test/pictures", "test/images", "test/roc_table", "cost/adapt_s")
+    assert [sum(name in row for row in rows) for name in logged] == [3, 1, 1, 1, 1, 1]
+    assert_the_dashboards_needs(found, tracked)
+    result = load(tracked.with_suffix(".json"))
+    staged = [json.loads(path.read_text()) for path in tracked.rglob("*") if is_staged_result(path)]
+    assert [record["metrics"] for record in staged] == [result.metrics]
+
+
+def is_staged_result(path: Path) -> bool:
+    return path.is_file() and "artifacts" in path.parts and '"schema"' in path.read_text(errors="ignore")
+
+
+def assert_the_dashboards_needs(found: dict[str, list[Any]], folder: Path) -> None:
+    (run,) = found["run"]
+    assert (run.run_group, run.job_type) == ("tiny/toy/shots=2", "toy")
+    assert set(run.tags) == {"tiny", "beta", "toy", "shots=2", "seed=0", "tf_efficientnet_lite0"}
+    metrics = {metric.name: metric.summary for metric in found["metric"]}
+    assert metrics["test/aupro"].max
+    assert not metrics["test/aupro"].min
+    assert metrics["cost/ms_per_image"].min
+    summary = {
+        item.nested_key[0] if item.nested_key else item.key: item.value_json
+        for record in found["summary"]
+        for item in record.update
+    }
+    result = load(folder.with_suffix(".json"))
+    for name, value in {**result.metrics, **result.timing, **result.resources}.items():
+        assert json.loads(summary[f"final/{name}"]) == pytest.approx(value)
+    assert [record.artifact.type for record in found["request"] if record.HasField("log_artifact")] or found["artifact"]
+    (table,) = (json.loads(path.read_text()) for path in folder.rglob("media/table/test/images*.table.json"))
+    assert table["columns"] == ["picture", "path", "defect", "anomalous", "image_score"]
+    score = {"/".join(Path(image["path"]).parts[-3:]): image["score"] for image in result.images}
+    assert len(table["data"]) == 6
+    assert all(score[row[1]] == row[4] for row in table["data"])
+    assert len(list(folder.rglob("media/images/test/*.png"))) >= 6
