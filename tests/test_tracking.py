@@ -10,7 +10,6 @@ import pytest
 
 from anomaly_zoo.results import load
 
-
 TRACKED = """
 import sys
 import tests.toy

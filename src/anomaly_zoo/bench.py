@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from anomaly_zoo.compare import print_table
 from anomaly_zoo.grid.cells import Cell, grid, remember
-from anomaly_zoo.grid.engine import DEFAULT_RUN_MIB, Engine, cores, share
+from anomaly_zoo.grid.engine import DEFAULT_RUN_MIB, Engine, cores, gpus, share
 from anomaly_zoo.grid.estimate import Estimate, run_mib, spelled
 from anomaly_zoo.grid.options import parse
 from anomaly_zoo.grid.progress import Progress
@@ -181,22 +181,16 @@ def _engine(count: int, past: Sequence[Result], options: argparse.Namespace) -> 
         return RayCluster(options.address, options.threads or 1, options.gpus or 0.0)
     from anomaly_zoo.grid.local import LocalPool
 
-    return LocalPool(*_shares(count, past, options), gpus=_gpus())
+    return LocalPool(*_shares(count, past, options), gpus=gpus())
 
 
 def _shares(count: int, past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
     """Runs at once and threads of each, for the local pool."""
     mib = run_mib((result for result in past if result.method in map(_stem, options.method)), DEFAULT_RUN_MIB)
-    workers, threads = share(count, mib, options.workers, _gpus(), options.gpus or 1.0)
+    workers, threads = share(count, mib, options.workers, gpus(), options.gpus or 1.0)
     if options.threads and options.workers is None:
         workers = max(1, min(workers, cores() // options.threads))
     return workers, options.threads or threads
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _report_failed(failed: Sequence[Cell], results: dict[Path, Result], console: Console) -> int:

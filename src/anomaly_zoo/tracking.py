@@ -73,7 +73,7 @@ def tracker(folder: Path, identity: dict[str, Any]) -> Tracker | None:
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             return _start(folder, identity, attempt)
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203
             _say(f"{_brief(error)}; the run goes on {'offline' if attempt != 'offline' else 'without tracking'}.")
     return None
 

@@ -1,4 +1,4 @@
-"""What the loop needs of an engine, and what a run may use of the machine. Needs no torch."""
+"""What the loop needs of an engine, and what a run may use of the machine. Imports no torch unless asked for GPUs."""
 
 import os
 from contextlib import suppress
@@ -45,6 +45,13 @@ def cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))
     return count
+
+
+def gpus() -> int:
+    """Graphics processors of this machine that torch can use."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def available_mib() -> float:
