@@ -97,9 +97,8 @@ def _choose_datasets(names: Sequence[str] | None, roots: Sequence[Path] | None, 
     """
     count = max(len(names or []), len(roots or []), 1)
     if (names and len(names) != count) or (roots and len(roots) != count):
-        raise ValueError(
-            f"{len(names or [])} names in --dataset for {count} folders in --root: give one name for each."
-        )
+        said = f"--dataset has {len(names or [])} names, --root {len(roots or [])} folders"
+        raise ValueError(f"{said}: give one for each.")
     pairs = [
         _choose_dataset(names[number] if names else None, roots[number] if roots else None, console)
         for number in range(count)

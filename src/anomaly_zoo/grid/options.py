@@ -1,6 +1,7 @@
 """The command line of the bench. Needs no torch."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,13 +34,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     where = parser.add_argument_group("where to run it")
     engines = "serial: one after the other; local: all cores of this machine; ray: a cluster (serial)"
     where.add_argument("--engine", choices=["serial", "local", "ray"], default="serial", help=engines)
-    where.add_argument("--workers", type=int, metavar="N", help="runs at once with local (as cores and memory allow)")
-    where.add_argument("--threads", type=int, metavar="N", help="cores of each run (local: all shared out; ray: 1)")
     where.add_argument(
-        "--gpus", type=float, metavar="SHARE", help="part of a GPU for each run, in (0, 1] (1 if there is one)"
+        "--workers", type=_at_least(1), metavar="N", help="runs at once with local (as cores and memory allow)"
+    )
+    where.add_argument(
+        "--threads", type=_at_least(1), metavar="N", help="cores of each run (local: all shared out; ray: 1)"
+    )
+    where.add_argument(
+        "--gpus", type=_share, metavar="SHARE", help="part of a GPU for each run, in (0, 1] (1 if there is one)"
     )
     where.add_argument("--address", help="of a Ray cluster that is running, or auto (a new one on this machine)")
-    where.add_argument("--retries", type=int, default=2, metavar="N", help="of a run whose process or node died (2)")
+    where.add_argument(
+        "--retries", type=_at_least(0), default=2, metavar="N", help="of a run whose process or node died (2)"
+    )
     options = parser.parse_args(arguments)
     for method in options.method or [""]:
         if not method or (method not in known and not Path(method).is_file()):
@@ -52,3 +59,18 @@ def _refuse_method(parser: argparse.ArgumentParser, method: str) -> NoReturn:
     summaries = {name: file.read_text().partition("\n")[0].lstrip("# ") for name, file in method_files().items()}
     lines = "\n".join(f"  {name:15} {summary}" for name, summary in summaries.items())
     parser.exit(2, f"{said} Choose one of these, or the path of a YAML file:\n{lines}\n")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} must be {least} or more")
+        return int(text)
+
+    return number
+
+
+def _share(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be in (0, 1]")
+    return float(text)
