@@ -9,6 +9,8 @@ from anomaly_zoo.dashboards import main, offline_runs
 from anomaly_zoo.metrics.detection import IMAGE_METRICS, PIXEL_METRICS
 from anomaly_zoo.tracking import COSTS, SCORES
 
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # wandb-workspaces 0.4 still uses it
+
 
 def shown(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     pytest.importorskip("wandb_workspaces", reason="needs the extra `dashboards`")

@@ -84,6 +84,8 @@ def test_a_result_of_another_tool_is_judged_by_its_configuration(tiny_root: Path
     assert conflicts(stored(Cell(cell.method, other, cell.store, "")), cell) == []
     other["data"]["views"] = 7
     assert conflicts(stored(Cell(cell.method, other, cell.store, "")), cell) == ["data.views"]
+    other["backbone"]["weights"] = "none"
+    assert conflicts(stored(Cell(cell.method, other, cell.store, "")), cell) == ["data.views", "backbone.weights"]
 
 
 def test_the_same_settings_with_other_images_are_a_conflict(tiny_root: Path) -> None:

@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,7 +56,9 @@ def past(seconds: float, category: str = "a", shots: int = 1, status: Any = "ok"
 
 
 def test_estimates_come_from_the_runs_most_alike() -> None:
-    estimate = Estimate([past(1), past(2), past(30), past(10, shots=2), past(500, "b"), past(7, status="failed")])
+    estimate = Estimate(
+        [past(1.0), past(2.0), past(30.0), past(10.0, shots=2), past(500.0, "b"), past(7.0, status="failed")]
+    )
     assert estimate.of(cell()) == 2
     assert estimate.of(cell(shots=2)) == 10
     assert estimate.of(cell(shots=4)) == 6  # the median of this category
@@ -66,7 +67,7 @@ def test_estimates_come_from_the_runs_most_alike() -> None:
 
 
 def test_the_total_is_shared_out_but_never_shorter_than_one_run() -> None:
-    estimate = Estimate([past(4), past(10, "b")])
+    estimate = Estimate([past(4.0), past(10.0, "b")])
     assert estimate.total([cell(), cell(), cell("b")]) == 18
     assert estimate.total([cell(), cell(), cell("b")], at_once=4) == 10
     assert estimate.total([cell(), cell(method="other")]) is None
@@ -74,15 +75,14 @@ def test_the_total_is_shared_out_but_never_shorter_than_one_run() -> None:
 
 def test_an_estimate_learns() -> None:
     estimate = Estimate()
-    estimate.learn(past(4), seconds=6)
+    estimate.learn(past(4.0), seconds=6.0)
     assert estimate.of(cell()) == 6
 
 
 def test_memory_is_that_of_the_largest_run() -> None:
-    assert run_mib([past(4), past(9)], default=1) == 9
-    assert run_mib([], default=1) == 1
-    assert run_mib([SimpleNamespace(resources={})], default=1) == 1  # type: ignore[list-item]
+    assert run_mib([past(4.0), past(9.0)], default=1.0) == 9
+    assert run_mib([], default=1.0) == 1
 
 
 def test_durations_are_spelled() -> None:
-    assert [spelled(seconds) for seconds in (0, 99, 120, 7200)] == ["1 s", "100 s", "2 min", "2.0 h"]
+    assert [spelled(seconds) for seconds in (0.0, 99.0, 120.0, 7200.0)] == ["1 s", "100 s", "2 min", "2.0 h"]

