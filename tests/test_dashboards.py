@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from anomaly_zoo import dashboards
 from anomaly_zoo.dashboards import main, offline_runs
 from anomaly_zoo.metrics.detection import IMAGE_METRICS, PIXEL_METRICS
 from anomaly_zoo.tracking import COSTS, SCORES
@@ -63,7 +62,7 @@ def test_nothing_is_sent_without_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("wandb.login", lambda **_: False)
-    monkeypatch.setattr(dashboards.subprocess, "run", None)
+    monkeypatch.setattr("anomaly_zoo.dashboards.subprocess.run", None)
     assert main(["sync", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: nobody is logged in to W&B: run `wandb login`, or set WANDB_API_KEY\n"
 
@@ -78,6 +77,6 @@ def test_every_offline_run_is_uploaded(tmp_path: Path, monkeypatch: pytest.Monke
         return type("Done", (), {"returncode": int(command[-1].endswith("b"))})
 
     monkeypatch.setattr("wandb.login", lambda **_: True)
-    monkeypatch.setattr(dashboards.subprocess, "run", run)
+    monkeypatch.setattr("anomaly_zoo.dashboards.subprocess.run", run)
     assert main(["sync", str(tmp_path)]) == 1
     assert sent == ["offline-run-a", "offline-run-b"]

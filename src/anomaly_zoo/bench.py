@@ -134,7 +134,8 @@ def _cells(options: argparse.Namespace, roots: dict[str, Path]) -> tuple[list[Ce
     chosen = {"backbone.weights": options.weights, "data.image_size": options.image_size}
     fixed = [f"--{key}={value}" for key, value in chosen.items() if value is not None]
     backbones = list(dict.fromkeys(options.backbone or [None]))
-    cells, resolved = [], {}
+    cells: list[Cell] = []
+    resolved: dict[Path, Any] = {}
     for backbone in backbones:
         store = options.results if len(backbones) == 1 else options.results / f"backbone={backbone}"
         more = [] if backbone is None else [f"--backbone.name={backbone}"]

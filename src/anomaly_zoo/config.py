@@ -17,9 +17,9 @@ from anomaly_zoo.callbacks.finite_loss import FiniteLoss
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.yaml_files import BASE, method_files
+from anomaly_zoo.yaml_files import BASE, CONFIGS, method_files
 
-__all__ = ["BASE", "AnomalyCLI", "build", "method_files", "quiet", "resolve"]
+__all__ = ["BASE", "CONFIGS", "AnomalyCLI", "build", "method_files", "quiet", "resolve"]
 
 _HELP = (
     "One method on one category: `fit` adapts it to a few normal images, `test` scores it, `predict` lists the scores "

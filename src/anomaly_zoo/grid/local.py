@@ -77,7 +77,8 @@ class LocalPool:
         ours, theirs = _SPAWN.Pipe()
         gpu = str(number % self._gpus) if self._gpus else None
         process = _SPAWN.Process(target=_work, args=(theirs, self._threads), name=f"bench worker {number}")
-        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self._threads)) | {"CUDA_VISIBLE_DEVICES": gpu}):
+        threads: dict[str, str | None] = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
+        with _environment(threads | {"CUDA_VISIBLE_DEVICES": gpu}):
             process.start()
         theirs.close()  # the only other end is the worker's, so that its death ends the pipe
         return _Worker(process, ours)

@@ -4,6 +4,7 @@ A node needs this package in the same version, and the dataset and weight files 
 example on a shared disk. It needs no access to the results store: what a run writes travels back to the driver.
 """
 
+import logging
 import os
 import tempfile
 from dataclasses import replace
@@ -41,7 +42,7 @@ class RayCluster:
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
-            ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self._per_run = {"CPU": float(threads)} | ({"GPU": gpu_share} if gpu_share else {})
         self._task: Any = ray.remote(_run).options(
             num_cpus=threads, num_gpus=gpu_share, max_retries=0, scheduling_strategy="SPREAD"
@@ -52,9 +53,12 @@ class RayCluster:
     @property
     def slots(self) -> int:
         """Cells that fit into the nodes that are alive now; at least 1, since a lost node may come back."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in self._nodes() if node["Alive"]]
         room = [min(int(node.get(name, 0) / amount) for name, amount in self._per_run.items()) for node in nodes]
         return max(1, sum(room))
+
+    def _nodes(self) -> list[Any]:
+        return list(self._ray.nodes())  # type: ignore[no-untyped-call]
 
     def submit(self, cell: Cell) -> None:
         """Starts a task."""
