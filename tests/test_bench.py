@@ -305,7 +305,7 @@ def test_the_tasks_of_a_job_array_make_the_grid(
 
 def test_several_methods_datasets_and_backbones_make_one_grid(tiny_root: Path, runs: list[str]) -> None:
     shutil.copytree(tiny_root, "copy")
-    options = ["--seeds", "0", "--category", "beta", "--image-size", "64"]
+    options = ["--shots", "2", "--seeds", "0", "--category", "beta", "--image-size", "64"]
     roots = ["--root", str(tiny_root), "copy"]
     assert main(["--method", "patchcore", "patchcore_aug", *roots, *options]) == 0
     assert sorted((result.dataset, result.method) for result in load_all(Path("results"))) == [
@@ -324,12 +324,16 @@ def test_what_was_checked_is_not_read_again(
 ) -> None:
     root = Path(shutil.copytree(tiny_root, "copy"))
     assert bench(root, "--seeds", "0") == 0
+
+    def refuse(path: Path) -> None:
+        raise ValueError(f"{path} is read again")
+
     with monkeypatch.context() as patch:
-        patch.setattr("anomaly_zoo.grid.preflight.read_image", None)
-        patch.setattr("anomaly_zoo.data.dataset.read_image", None)
+        patch.setattr("anomaly_zoo.grid.preflight.read_image", refuse)
+        patch.setattr("anomaly_zoo.data.dataset.read_image", refuse)
         assert bench(root, "--force") == 0
-        with pytest.raises(TypeError):  # another seed draws another support
-            bench(root, "--seeds", "1")
+        assert bench(root, "--seeds", "1") == 2  # another seed draws another support
+        assert "/train/good/" in capsys.readouterr().err
     image = root / "beta" / "test" / "small" / "000.png"
     image.write_bytes(image.read_bytes()[:100])
     assert bench(root, "--force") == 2

@@ -75,6 +75,7 @@ def start(root: Path, *more: str) -> "subprocess.Popen[str]":
         [sys.executable, "-m", "anomaly_zoo.bench", *options(root, *more)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS.parent / "src")])},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
 
 

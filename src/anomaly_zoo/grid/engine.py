@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.results import Result
 
-DEFAULT_RUN_MIB = 1500
+DEFAULT_RUN_MIB = 1500.0
 """Memory of a run before any has been measured: torch, the images of a support, and a small backbone."""
 
 
