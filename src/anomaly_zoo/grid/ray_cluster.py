@@ -6,6 +6,7 @@ example on a shared disk. It needs no access to the results store: what a run wr
 
 import logging
 import os
+import socket
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.engine import Outcome
 from anomaly_zoo.results import Result
+
+_KNOCK_S = 5.0
 
 Files = dict[str, bytes]
 """What a run wrote: path inside its folder to content."""
@@ -42,6 +45,7 @@ class RayCluster:
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self._per_run = {"CPU": float(threads)} | ({"GPU": gpu_share} if gpu_share else {})
         self._task: Any = ray.remote(_run).options(
@@ -110,6 +114,18 @@ def _run(cell: Cell, threads: int, folder: str) -> tuple[Result, Files]:
             if path.is_file() and not path.is_symlink()
         }
     return result, files
+
+
+def _knock(address: str | None) -> None:
+    """Fails at once where nobody listens; Ray itself would try for minutes, and not hear Ctrl-C meanwhile."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {address} ({error}): `ray start` prints its address"
+            ) from error
 
 
 def _unpack(files: Files, folder: Path) -> None:
