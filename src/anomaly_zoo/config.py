@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as L
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 
 from anomaly_zoo.callbacks.evaluation import EvaluationCallback
 from anomaly_zoo.callbacks.finite_loss import FiniteLoss
@@ -82,6 +83,20 @@ class AnomalyCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """What can be run; there is nothing to validate on."""
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "validate"}
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Lets a method that trains nothing run on several processes too: DDP refuses to wrap it."""
+        trainer = super().instantiate_trainer(**kwargs)
+        strategy = trainer.strategy
+        if isinstance(strategy, DDPStrategy):
+            wrap = strategy.configure_ddp
+
+            def wrap_what_trains() -> None:
+                if any(parameter.requires_grad for parameter in self.model.parameters()):
+                    wrap()
+
+            strategy.configure_ddp = wrap_what_trains  # type: ignore[method-assign]
+        return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One backbone for every method, one seed for everything."""
