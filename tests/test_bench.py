@@ -246,7 +246,8 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(tiny_root: Path) -> No
     options = ["--method", toy(Path("toy.yaml")), "--root", str(tiny_root), "--image-size", "64"]
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, *options, "--shots", "2", "--seeds", "0"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -257,7 +258,7 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(tiny_root: Path) -> No
             break
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert said == "Interrupted. The same command goes on where this one ended: finished runs are kept.\n"
     assert stored() == ["alpha 2 0"]
     assert bench(tiny_root, method="toy.yaml") == 0
