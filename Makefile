@@ -13,22 +13,25 @@ SEEDS ?= 0 1 2
 CATEGORY ?= all
 RESULTS ?= results
 MODELS ?= patchcore
-BENCH = $(BIN)/python -m anomaly_zoo.bench --method "$(METHOD)" --shots $(SHOTS) --seeds $(SEEDS) --category $(CATEGORY) \
+ENGINE ?= serial
+BENCH = $(BIN)/python -m anomaly_zoo.bench --method $(or $(METHOD),"") --shots $(SHOTS) --seeds $(SEEDS) --category $(CATEGORY) \
 	--results $(RESULTS) $(if $(DATASET),--dataset $(DATASET)) $(if $(ROOT),--root $(ROOT)) \
-	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force)
+	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force) \
+	--engine $(ENGINE) $(if $(WORKERS),--workers $(WORKERS)) $(if $(ADDRESS),--address $(ADDRESS)) $(if $(DRY_RUN),--dry-run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint type test test-slow check bench compare report docs bench-peers lock clean
+.PHONY: help setup format lint type test test-slow check bench compare report docs bench-peers sync bench-engines drill lock clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "  make bench METHOD=coft SHOTS=8 [DATASET= ROOT= CATEGORY= SEEDS= BACKBONE= WEIGHTS= RESULTS= FORCE=1]"
+	@echo "             [ENGINE=local|ray WORKERS= ADDRESS= DRY_RUN=1]"
 
 setup: $(STAMP) ## build .venv (the other targets do it themselves)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,embedded]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,embedded,ray,dashboards]"
 	@touch $@
 
 format: $(STAMP) ## format the code and sort the imports
@@ -60,6 +63,16 @@ compare: $(STAMP) ## the table of all results
 report: $(STAMP) ## one HTML file with figures and pictures of all results: make report [REPORT=report.html]
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS) --report $(or $(REPORT),report.html)
 
+sync: $(STAMP) ## upload the W&B runs that were tracked offline (after `wandb login`)
+	@$(BIN)/python -m anomaly_zoo.dashboards sync $(RESULTS)
+
+bench-engines: $(STAMP) ## how much faster the engines are: make bench-engines ROOT="a b" SHOTS="1 2"
+	@$(BIN)/python benchmarks/engines.py --root $(ROOT) --category $(CATEGORY) --shots $(SHOTS) --seeds $(SEEDS) \
+		--method $(or $(METHOD),patchcore)
+
+drill: $(STAMP) ## kill the bench 200 times and check that nothing is lost
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kill_drill.py --kills 200
+
 bench-peers: $(STAMP) .venv-peers/.ready ## beside anomalib: make bench-peers ROOT=datasets/mvtec_ad CATEGORY=bottle
 	@test -n "$(ROOT)" || { echo "Pass ROOT=<folder in the MVTec layout>, and CATEGORY=<name> for less than all of it."; exit 2; }
 	$(BIN)/python benchmarks/vs_anomalib.py --root "$(ROOT)" $(if $(DATASET),--dataset $(DATASET)) --category $(CATEGORY) \
@@ -78,7 +91,7 @@ docs: $(STAMP) ## build the documentation into site/
 lock: ## write constraints.txt from a new environment with the newest versions
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --editable ".[dev,docs,embedded]"
+	build/lock/bin/python -m pip install --quiet --editable ".[dev,docs,embedded,ray,dashboards]"
 	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --exclude-editable | sed 's/$$/ ; python_version >= "3.11"/'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/lock

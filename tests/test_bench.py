@@ -50,7 +50,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(f"{data['category']} {data['shots']} {config['seed_everything']}")
         return Result(**describe(config, method), metrics={"image_auroc": 0.5}, timing={"adapt_s": float(len(done))})
 
-    monkeypatch.setattr("anomaly_zoo.bench.run", run)
+    monkeypatch.setattr("anomaly_zoo.grid.worker.run", run)
     return done
 
 
@@ -92,8 +92,18 @@ def test_a_finished_grid_shows_its_table_and_reads_no_image(
 def test_the_same_folder_may_be_spelled_differently(tiny_root: Path, runs: list[str]) -> None:
     Path("link").symlink_to(tiny_root)
     shutil.copytree(tiny_root, "copy")
-    assert [bench(root, "--dataset", "tiny") for root in (tiny_root, Path("link"), Path("copy"))] == [0, 0, 2]
+    assert [bench(root, "--dataset", "tiny") for root in (tiny_root, Path("link"), Path("copy"))] == [0, 0, 0]
     assert runs == ["alpha 2 0", "beta 2 0"]
+
+
+def test_other_images_are_not_mistaken_for_those_of_a_finished_run(
+    tiny_root: Path, runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_root, "copy")
+    assert bench(tiny_root, "--category", "beta") == 0
+    Path("copy/beta/test/good/000.png").unlink()
+    assert bench(Path("copy"), "--dataset", "tiny", "--category", "beta") == 2
+    assert "with other settings (the images or the weights)" in capsys.readouterr().err
 
 
 def test_results_with_other_settings_are_never_overwritten_unasked(
@@ -125,8 +135,8 @@ def test_only_our_lines_are_shown(tiny_root: Path, capfd: pytest.CaptureFixture[
     said = capfd.readouterr()
     assert said.err == ""
     assert said.out.splitlines()[0].startswith("toy alpha shots=2 seed=0: image_auroc ")
-    assert said.out.splitlines()[1].startswith("toy alpha shots=2 seed=0 ━")
-    assert said.out.splitlines()[2].startswith("tiny · alpha · shots=2")
+    assert said.out.splitlines()[0].endswith(" [1/1]")
+    assert said.out.splitlines()[1].startswith("tiny · alpha · shots=2")
 
 
 def test_a_failed_run_is_recorded_the_others_go_on_and_only_it_is_repeated(
@@ -235,7 +245,8 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(tiny_root: Path) -> No
     options = ["--method", toy(Path("toy.yaml")), "--root", str(tiny_root), "--image-size", "64"]
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, *options, "--shots", "2", "--seeds", "0"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -246,7 +257,7 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(tiny_root: Path) -> No
             break
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert said == "Interrupted. The same command goes on where this one ended: finished runs are kept.\n"
     assert stored() == ["alpha 2 0"]
     assert bench(tiny_root, method="toy.yaml") == 0

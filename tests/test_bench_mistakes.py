@@ -41,6 +41,8 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
         (["--backbone", "resnet5"], "'resnet5' is not a timm model. Did you mean .*resnet50"),
         (["--weights", "missing.pth"], "'missing.pth' is not a file"),
         (["--dataset", "a/b"], "dataset 'a/b' must be the name of one folder"),
+        (["--dataset", "a", "b"], "--dataset has 2 names, --root 1 folders: give one for each"),
+        (["--cell", "2"], "--cell 2 is not there: --list-cells shows 0 to 1"),
     ],
 )
 def test_a_wrong_option_is_refused(
@@ -124,7 +126,9 @@ def test_without_a_method_the_methods_are_listed(
         assert re.search(rf"^  {name} +\w+", said, re.MULTILINE)
 
 
-@pytest.mark.parametrize("options", [["--shots", "two"], ["--shot5", "2"]])
+@pytest.mark.parametrize(
+    "options", [["--shots", "two"], ["--shot5", "2"], ["--workers", "0"], ["--gpus", "1.5"], ["--retries", "-1"]]
+)
 def test_an_option_that_cannot_be_parsed_is_named(
     options: list[str], tiny_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,6 @@
 import math
-import os
 import shutil
-import struct
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,88 +148,3 @@ def test_labels_of_test_images_do_not_change_their_scores(method: str, tiny_root
     assert {
         f"alpha/test/{swapped[path.split('/')[2]]}/{path.split('/')[3]}": s for path, s in permuted.items()
     } == right
-
-
-TRACKED = """
-import sys
-import tests.toy
-from anomaly_zoo.bench import main
-
-training_step = tests.toy.Toy.training_step
-
-def fails_on_alpha(self, batch, batch_idx):
-    if "/alpha/" in batch.path[0] and batch_idx == 1:
-        raise RuntimeError("no luck")
-    return training_step(self, batch, batch_idx)
-
-tests.toy.Toy.training_step = fails_on_alpha
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def records(file: Path) -> dict[str, list[Any]]:
-    """What a `.wandb` file (a LevelDB log with a header) holds, by the kind of record."""
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
-
-    data, position, block = file.read_bytes(), 7, 32768
-    found: dict[str, list[Any]] = {}
-    message = b""
-    while position + 7 <= len(data):
-        if block - position % block < 7:  # no header fits into the rest of a block
-            position += block - position % block
-            continue
-        _, length, part = struct.unpack_from("<IHB", data, position)
-        message += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if part in (1, 4):  # whole, or the last of several parts
-            record = Record.FromString(message)
-            kind = record.WhichOneof("record_type")
-            found.setdefault(kind, []).append(getattr(record, kind))
-            message = b""
-    return found
-
-
-@pytest.mark.slow
-def test_tracking_writes_everything_into_the_folder_of_the_run(tiny_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "toy.yaml").write_text("model: {class_path: tests.toy.Toy, init_args: {steps: 3}}\n")
-    (tmp_path / "home").mkdir()
-    (tmp_path / "cwd").mkdir()
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "XDG"))}
-    environment = keep | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    options = [
-        "--method",
-        "../toy.yaml",
-        "--root",
-        str(tiny_root),
-        "--shots",
-        "2",
-        "--seeds",
-        "0",
-        "--image-size",
-        "64",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", TRACKED, *options, "--results", "../results"],
-        cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr  # alpha fails
-    assert done.stderr == ""
-    assert not [path for folder in ("home", "cwd") for path in (tmp_path / folder).rglob("*") if path.is_file()]
-
-    failed, tracked = (
-        tmp_path / "results" / "tiny" / name / "toy" / "shots=2" / "seed=0" for name in ("alpha", "beta")
-    )
-    files = {folder: list(folder.rglob("*.wandb")) for folder in (failed, tracked)}
-    assert [len(found) for found in files.values()] == [1, 1]
-    assert records(files[failed][0])["exit"][0].exit_code == 1
-
-    found = records(files[tracked][0])
-    assert found["exit"][0].exit_code == 0
-    assert found["run"][0].display_name == "tiny/beta/toy/2/0"
-    config = {item.key: item.value_json for item in found["run"][0].config.update}
-    assert config["method"] == '"toy"'
-    assert config["category"] == '"beta"'
-    assert '"image_size":64' in config["config"].replace(" ", "")
-    rows = [{item.nested_key[0] if item.nested_key else item.key for item in row.item} for row in found["history"]]
-    assert [sum(name in row for row in rows) for name in ("train/loss", "test/aupro", "test/pictures")] == [3, 1, 1]
-    assert len(list(tracked.rglob("media/images/test/*.png"))) == 6

@@ -1,75 +1,111 @@
-"""`python -m anomaly_zoo.bench`: the grid category x shots x seed of one method, one run after the other.
+"""`python -m anomaly_zoo.bench`: the grid method x dataset x category x shots x seed, on a laptop or on a cluster.
 
 Finished runs are skipped, a failing one is recorded and the rest goes on; the grid ends with a table.
 """
 
 import argparse
-import copy
+import errno
 import os
+import signal
 import sys
-import traceback
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from anomaly_zoo.compare import print_table
-from anomaly_zoo.config import build, method_files, resolve
-from anomaly_zoo.data.mvtec import MVTecDataModule
-from anomaly_zoo.data.sources import elpv
-from anomaly_zoo.results import Result, conflicting_keys, load, result_path, save
-from anomaly_zoo.run import describe, run
+from anomaly_zoo.grid.cells import Cell, grid, remember
+from anomaly_zoo.grid.engine import DEFAULT_RUN_MIB, Engine, cores, gpus, share
+from anomaly_zoo.grid.estimate import Estimate, run_mib, spelled
+from anomaly_zoo.grid.options import parse
+from anomaly_zoo.grid.progress import Progress
+from anomaly_zoo.grid.schedule import Schedule, Todo, unfinished
+from anomaly_zoo.results import Result, load, load_all
 
-Config = dict[str, Any]
+_RESUME = "The same command goes on where this one ended: finished runs are kept.\n"
+
+
+class _Terminated(SystemExit):
+    """SIGTERM, as a batch system sends it before it takes the machine away."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the grid. Returns 0; 1 if a run failed, 2 if the request itself cannot be met, 130 after Ctrl-C."""
+    """Runs the grid.
+
+    Returns:
+        0; 1 if a run failed or the disk is full, 2 if the request itself cannot be met, 130 after Ctrl-C, 143 after
+        SIGTERM.
+    """
     console = Console(highlight=False, soft_wrap=True)
-    options = _parse(arguments)
-    method = Path(options.method).stem
+    options = parse(arguments)
     try:
-        configs = _grid(options, *_choose_dataset(options.dataset, options.root, console))
-        todo = list(_unfinished(configs, method, options.results, options.force))
-        _check(todo, console)
-        if len(todo) < len(configs):
-            finished = f"{len(configs) - len(todo)} of {len(configs)} runs are finished already"
-            console.print(f"{finished} (--force runs them again).")
-        failed = _run_all(todo, method, options.results, console)
-    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        with _sigterm():
+            return _bench(options, console)
+    except _Terminated:
+        sys.stderr.write(f"Terminated. {_RESUME}")
+        return 128 + signal.SIGTERM
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        sys.stderr.write("Interrupted. The same command goes on where this one ended: finished runs are kept.\n")
-        return 130
-    print_table([load(_path(config, method, options.results)) for config in configs] + _baseline(configs, options))
-    return 1 if failed else 0
+        sys.stderr.write(f"Interrupted. {_RESUME}")
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if not isinstance(error, (ValueError, OSError, ImportError)) and not _is_misconfiguration(error):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        sys.stderr.write(_RESUME if full else "")
+        return 1 if full else 2
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m anomaly_zoo.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="", help=f"{', '.join(method_files())}; or the path of a YAML file")
-    parser.add_argument("--shots", type=int, nargs="+", default=[8], help="numbers of support images (8)")
-    parser.add_argument("--dataset", help="mvtec_ad, elpv, or the name of what lies in --root")
-    parser.add_argument("--root", type=Path, help="any folder in the MVTec layout (datasets/<dataset>)")
-    parser.add_argument("--category", nargs="+", default=["all"], help="categories of the dataset (all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
-    parser.add_argument("--backbone", help="a timm model name (tf_efficientnet_lite0)")
-    parser.add_argument("--weights", help="auto, none, or a weight file (auto)")
-    parser.add_argument("--image-size", type=int, metavar="PX", help="side of the square images (256)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the results store (results)")
-    parser.add_argument("--force", action="store_true", help="run finished runs again")
-    options = parser.parse_args(arguments)
-    if not options.method or (options.method not in method_files() and not Path(options.method).is_file()):
-        said = f"unknown method {options.method!r}." if options.method else "Which method?"
-        summaries = {name: file.read_text().partition("\n")[0].lstrip("# ") for name, file in method_files().items()}
-        lines = "\n".join(f"  {name:15} {summary}" for name, summary in summaries.items())
-        parser.exit(2, f"{said} Choose one of these, or the path of a YAML file:\n{lines}\n")
-    return options
+def _bench(options: argparse.Namespace, console: Console) -> int:
+    roots = _choose_datasets(options.dataset, options.root, console)
+    cells, resolved = _cells(options, roots)
+    if options.list_cells:
+        for number, cell in enumerate(cells):
+            console.print(f"{number} {_place(cell)}", markup=False)
+        return 0
+    if options.cell is not None:
+        if not 0 <= options.cell < len(cells):
+            raise ValueError(f"--cell {options.cell} is not there: --list-cells shows 0 to {len(cells) - 1}.")
+        cells = [cells[options.cell]]
+    todo, results = unfinished(cells, options.force)
+    if options.dry_run:
+        return _dry_run(cells, todo, options, console)
+    if todo:
+        from anomaly_zoo.grid.preflight import check  # imports torch
+
+        check([cell for cell, _ in todo], console)
+        remember(resolved)
+    if len(todo) < len(cells):
+        console.print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished already (--force runs them again).")
+    if todo:
+        results |= _run(todo, options, console)
+    for store in dict.fromkeys(cell.store for cell in cells):
+        here = [cell for cell in cells if cell.store == store]
+        print_table([results[cell.path] for cell in here] + _baseline(here))
+    return _report_failed([cell for cell in cells if results[cell.path].status == "failed"], results, console)
+
+
+def _choose_datasets(names: Sequence[str] | None, roots: Sequence[Path] | None, console: Console) -> dict[str, Path]:
+    """The folder of every dataset, by name.
+
+    Raises:
+        ValueError: as many names as roots are needed, and different ones.
+    """
+    count = max(len(names or []), len(roots or []), 1)
+    if (names and len(names) != count) or (roots and len(roots) != count):
+        said = f"--dataset has {len(names or [])} names, --root {len(roots or [])} folders"
+        raise ValueError(f"{said}: give one for each.")
+    pairs = [
+        _choose_dataset(names[number] if names else None, roots[number] if roots else None, console)
+        for number in range(count)
+    ]
+    if len(dict(pairs)) < count:
+        raise ValueError(f"two datasets are named {pairs[0][0]!r}: tell them apart with --dataset.")
+    return dict(pairs)
 
 
 def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tuple[str, Path]:
@@ -85,136 +121,123 @@ def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tu
     if root is None:
         root = mvtec if name == "mvtec_ad" else Path("datasets") / name
         if name == "elpv":
+            from anomaly_zoo.data.sources import elpv
+
             if not root.exists():
                 console.print(f"ELPV: {elpv.LICENCE} {elpv.CITATION}", style="dim", markup=False)
             elpv.prepare(root)
     return name, root
 
 
-def _grid(options: argparse.Namespace, dataset: str, root: Path) -> list[Config]:
-    """One resolved configuration per run."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder. Pass --root (make: ROOT=) with a folder in the MVTec layout.")
-    categories = options.category
-    if categories == ["all"]:
-        categories = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
-        if not categories:
-            hint = f" It is one itself: pass its parent, {root.resolve().parent}." if (root / "train").is_dir() else ""
-            raise FileNotFoundError(f"{root} holds no category, which is a folder with train/good in it.{hint}")
-    chosen = {
-        "backbone.name": options.backbone,
-        "backbone.weights": options.weights,
-        "data.image_size": options.image_size,
-    }
+def _cells(options: argparse.Namespace, roots: dict[str, Path]) -> tuple[list[Cell], dict[Path, Any]]:
+    """All cells, method by method and backbone by backbone."""
+    chosen = {"backbone.weights": options.weights, "data.image_size": options.image_size}
     fixed = [f"--{key}={value}" for key, value in chosen.items() if value is not None]
-    data = [f"--data.root={root}", f"--data.dataset={dataset}", f"--data.category={categories[0]}"]
-    base = resolve(options.method, [*data, *fixed, "--trainer.enable_progress_bar=false"])
-    configs = []
-    for category in categories:
-        for shots in dict.fromkeys(options.shots):
-            for seed in dict.fromkeys(options.seeds):
-                config = copy.deepcopy(base)
-                config["seed_everything"] = seed
-                config["data"] |= {"category": category, "shots": shots}
-                configs.append(config)
-    return configs
+    backbones = list(dict.fromkeys(options.backbone or [None]))
+    cells: list[Cell] = []
+    resolved: dict[Path, Any] = {}
+    for backbone in backbones:
+        store = options.results if len(backbones) == 1 else options.results / f"backbone={backbone}"
+        more = [] if backbone is None else [f"--backbone.name={backbone}"]
+        for method in dict.fromkeys(options.method):
+            some, files = grid(method, roots, options.category, options.shots, options.seeds, [*more, *fixed], store)
+            cells += some
+            resolved |= files
+    return cells, resolved
 
 
-def _check(configs: list[Config], console: Console) -> None:
-    """Fails before any long work: the weights, the method's numbers, the supports, every image that will be read."""
-    for config in configs[:1]:  # one batch, since that imports what the first run's clock would measure otherwise
-        next(iter(build(config).datamodule.train_dataloader()))
-    seen = set()
-    with console.status("Checking the images") as status:
-        for config in sorted(configs, key=lambda config: -config["data"]["shots"]):  # a support holds the smaller ones
-            data = MVTecDataModule(**config["data"], seed=config["seed_everything"])
-            data.setup()
-            if (data.category, data.seed) not in seen:
-                status.update(f"Checking the images of {escape(data.category)}, seed {data.seed}")
-                data.support()
-            if data.category not in seen:
-                for _ in data.test_dataloader():
-                    pass
-            seen |= {data.category, (data.category, data.seed)}
+def _dry_run(cells: Sequence[Cell], todo: Sequence[Todo], options: argparse.Namespace, console: Console) -> int:
+    """Prints what would run, and for how long judging by past runs."""
+    past = [result for store in {cell.store for cell in cells} for result in load_all(store)]
+    estimate = Estimate(past)
+    for cell, seen in todo:
+        again = "" if seen is None else " (again)"
+        console.print(f"{_place(cell)}{again}: {spelled(estimate.of(cell))}", markup=False)
+    at_once = _shares(len(todo), past, options)[0] if todo and options.engine == "local" else 1
+    total = estimate.total([cell for cell, _ in todo], at_once) if todo else 0.0
+    done = f"{len(cells) - len(todo)} of {len(cells)} runs are finished"
+    console.print(f"{done}; the other {len(todo)} should take {spelled(total)}, {at_once} at a time.")
+    return 0
 
 
-def _unfinished(configs: list[Config], method: str, store: Path, force: bool) -> Iterator[Config]:
-    """The runs that the store does not hold yet.
-
-    Raises:
-        ValueError: the store holds a run of the same name with other settings.
-    """
-    for config in configs:
-        path = _path(config, method, store)
-        result = load(path) if path.is_file() and not force else None
-        if result is None or result.status == "failed":
-            yield config
-        elif keys := _conflicts(result.config, config):
-            raise ValueError(
-                f"{path} was made with other settings ({', '.join(keys)}). "
-                "Keep both with another --results folder, or replace it with --force."
-            )
-
-
-def _conflicts(old: Config, new: Config) -> list[str]:
-    """Keys that differ; not `data.root` if it is the same folder, spelled differently."""
-    roots = {Path(config.get("data", {}).get("root", "")).resolve() for config in (old, new)}
-    return [key for key in conflicting_keys(old, new) if key != "data.root" or len(roots) > 1]
-
-
-def _run_all(configs: list[Config], method: str, store: Path, console: Console) -> list[Result]:
-    """Runs and saves one after the other. Returns the results of those that failed."""
-    failed = []
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(method, total=len(configs))
-        for config in configs:
-            data = config["data"]
-            name = f"{method} {data['category']} shots={data['shots']} seed={config['seed_everything']}"
-            progress.update(task, description=name)
-            result = _run_one(config, method, store)
-            if result.status == "failed":
-                failed.append(result)
-                console.print(f"[red]failed:[/] {escape(name)}: {escape((result.error or '').splitlines()[-1])}")
-            elif not console.is_terminal:
-                scores = ", ".join(
-                    f"{key} {result.metrics[key]:.3f}" for key in ("image_auroc", "aupro") if key in result.metrics
-                )
-                console.print(f"{name}: {scores}", markup=False)
-            progress.advance(task)
-    return failed
-
-
-def _run_one(config: Config, method: str, store: Path) -> Result:
-    """Runs and saves. An error becomes a failed result with its traceback, which ends with the error in one line."""
+def _run(todo: Sequence[Todo], options: argparse.Namespace, console: Console) -> dict[Path, Result]:
+    past = [result for store in {cell.store for cell, _ in todo} for result in load_all(store)]
+    engine = _engine(len(todo), past, options)
     try:
-        result = run(config, method, store)
-        save(result, store)
-    except Exception as error:
-        trace = traceback.format_exc().rstrip()
-        brief = f"{type(error).__name__}: {error}".splitlines()[0]
-        trace += "" if trace.endswith(brief) else f"\n{brief}"
-        result = Result(**describe(config, method), status="failed", error=trace)
-        save(result, store)
-    return result
+        with Progress([cell for cell, _ in todo], console, Estimate(past), engine.slots) as progress:
+            return Schedule(todo, engine, progress, options.retries).run()
+    finally:
+        engine.close()
 
 
-def _baseline(configs: list[Config], options: argparse.Namespace) -> list[Result]:
+def _engine(count: int, past: Sequence[Result], options: argparse.Namespace) -> Engine:
+    if options.engine == "serial":
+        from anomaly_zoo.grid.serial import Serial  # imports torch
+
+        return Serial()
+    if options.engine == "ray":
+        from anomaly_zoo.grid.ray_cluster import RayCluster
+
+        return RayCluster(options.address, options.threads or 1, options.gpus or 0.0)
+    from anomaly_zoo.grid.local import LocalPool
+
+    return LocalPool(*_shares(count, past, options), gpus=gpus())
+
+
+def _shares(count: int, past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
+    """Runs at once and threads of each, for the local pool."""
+    mib = run_mib((result for result in past if result.method in map(_stem, options.method)), DEFAULT_RUN_MIB)
+    workers, threads = share(count, mib, options.workers, gpus(), options.gpus or 1.0)
+    if options.threads and options.workers is None:
+        workers = max(1, min(workers, cores() // options.threads))
+    return workers, options.threads or threads
+
+
+def _report_failed(failed: Sequence[Cell], results: dict[Path, Result], console: Console) -> int:
+    """Says of every failed cell why, and where the rest is written; returns the exit code."""
+    if failed:
+        console.print(f"\n[bold red]{len(failed)} of {len(results)} runs failed.[/] The same command runs them again.")
+    for cell in failed:
+        reason = (results[cell.path].error or "").splitlines()[-1]
+        console.print(f"{escape(cell.name)}: {escape(reason)}\n  log: {escape(str(cell.log_path))}")
+    return 1 if failed else 0
+
+
+def _baseline(cells: Sequence[Cell]) -> list[Result]:
     """The frozen reference's results for the same runs, where the store holds them."""
-    if Path(options.method).stem == "patchcore":
-        return []
-    return [load(path) for config in configs if (path := _path(config, "patchcore", options.results)).is_file()]
+    have = {cell.path for cell in cells}
+    paths = {cell.path.parents[2] / "patchcore" / cell.path.relative_to(cell.path.parents[1]) for cell in cells}
+    return [load(path) for path in sorted(paths - have) if path.is_file()]
 
 
-def _path(config: Config, method: str, store: Path) -> Path:
-    data = config["data"]
-    return result_path(store, data["dataset"], data["category"], method, data["shots"], config["seed_everything"])
+def _place(cell: Cell) -> str:
+    return cell.path.relative_to(cell.store).with_suffix("").as_posix() + f" {cell.config['backbone']['name']}"
+
+
+def _stem(method: str) -> str:
+    return Path(method).stem
+
+
+def _is_misconfiguration(error: Exception) -> bool:
+    """Whether Lightning raised it about a setting; its class is not imported for that, since it would take seconds."""
+    return type(error).__name__ == "MisconfigurationException"
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Meanwhile, SIGTERM ends the bench as cleanly as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

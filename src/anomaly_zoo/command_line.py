@@ -9,7 +9,8 @@ import lightning.pytorch as L
 import yaml
 
 from anomaly_zoo.config import AnomalyCLI
-from anomaly_zoo.run import describe, tracker
+from anomaly_zoo.run import describe
+from anomaly_zoo.tracking import tracker
 
 CHECKPOINT = "adapted.ckpt"
 PREDICTIONS = "predictions.csv"

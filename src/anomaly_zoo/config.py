@@ -11,15 +11,16 @@ from typing import Any
 import lightning.pytorch as L
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 
 from anomaly_zoo.callbacks.evaluation import EvaluationCallback
+from anomaly_zoo.callbacks.finite_loss import FiniteLoss
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.yaml_files import BASE, CONFIGS, method_files
 
-_PACKAGE = Path(__file__).parent
-CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if path.is_dir())
-BASE = CONFIGS / "base.yaml"
+__all__ = ["BASE", "CONFIGS", "AnomalyCLI", "build", "method_files", "quiet", "resolve"]
 
 _HELP = (
     "One method on one category: `fit` adapts it to a few normal images, `test` scores it, `predict` lists the scores "
@@ -32,11 +33,6 @@ _KNOWN_WARNINGS = (
     "Found .* module.s. in eval mode",  # Backbone stays there on purpose
     ".*does not have many workers",  # there are few images
 )
-
-
-def method_files() -> dict[str, Path]:
-    """The methods: the name of every YAML in configs/methods, and its path."""
-    return {path.stem: path for path in sorted((CONFIGS / "methods").glob("*.yaml"))}
 
 
 @contextmanager
@@ -72,7 +68,7 @@ class AnomalyCLI(LightningCLI):
             AnomalyModule,
             MVTecDataModule,
             save_config_callback=None,
-            trainer_defaults={"callbacks": [self.evaluation]},
+            trainer_defaults={"callbacks": [self.evaluation, FiniteLoss()]},
             seed_everything_default=0,
             parser_kwargs=whole | (dict.fromkeys(self.subcommands(), files) if run else files),
             parser_class=_Parser,
@@ -87,6 +83,20 @@ class AnomalyCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """What can be run; there is nothing to validate on."""
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "validate"}
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Lets a method that trains nothing run on several processes too: DDP refuses to wrap it."""
+        trainer = super().instantiate_trainer(**kwargs)
+        strategy = trainer.strategy
+        if isinstance(strategy, DDPStrategy):
+            wrap = strategy.configure_ddp
+
+            def wrap_what_trains() -> None:
+                if any(parameter.requires_grad for parameter in self.model.parameters()):
+                    wrap()
+
+            strategy.configure_ddp = wrap_what_trains  # type: ignore[method-assign]
+        return trainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One backbone for every method, one seed for everything."""

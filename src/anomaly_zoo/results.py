@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 _PATTERN = "*/*/*/shots=*/seed=*.json"
 _REPAIR = "delete the file and run it again, or restore it from a copy"
 # Tools outside that write this layout may leave these out.
-_OPTIONAL = frozenset({"per_defect", "undefined", "started", "git", "device"})
+_OPTIONAL = frozenset({"per_defect", "undefined", "started", "git", "device", "cell"})
 # They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
 _NOT_PROTOCOL = frozenset(
     {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size", "cache_mib"}
@@ -70,6 +70,7 @@ class Result:
         git: `commit` of the code and whether files had changed since (`dirty`); None outside a repository.
         device: what the run ran on, in words.
         started: start of the run, ISO 8601 in UTC.
+        cell: hash of what decides the numbers (see `grid.cells.identity`); empty if it was not run by the bench.
         error: last words of a failed run, None otherwise.
         schema: version of this layout.
     """
@@ -90,6 +91,7 @@ class Result:
     resources: dict[str, int | float] = field(default_factory=dict)
     device: str = ""
     started: str = ""
+    cell: str = ""
     git: dict[str, str | bool] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)

@@ -1,7 +1,6 @@
 """One run as a straight line: seed, build, fit, test, Result."""
 
 import gc
-import os
 import platform
 import resource
 import subprocess
@@ -14,7 +13,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
 
 from anomaly_zoo import __version__
 from anomaly_zoo.callbacks.visualization import VisualizationCallback
@@ -22,6 +20,7 @@ from anomaly_zoo.config import build, quiet
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.support import support_sha256
 from anomaly_zoo.results import Result, Support, result_path
+from anomaly_zoo.tracking import finish, track_result, tracker
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "faiss-cpu", "albumentations", "numpy")
 
@@ -54,24 +53,24 @@ def run(config: dict[str, Any], method: str, store: Path, callbacks: list[L.Call
         adapted = perf_counter()
         trainer.test(model, datamodule=data, verbose=False)
         tested = perf_counter()
-        track_pictures(trainer.logger, pictures.files)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        paths = [path.relative_to(data.root).as_posix() for path in data.support_files]
+        result = Result(
+            **identity,
+            started=started,
+            metrics=evaluation.metrics,
+            per_defect=evaluation.per_defect,
+            undefined=evaluation.undefined,
+            images=evaluation.images,
+            support=Support(paths=paths, sha256=support_sha256(data.support_files, data.root)),
+            timing={"adapt_s": adapted - start, "test_s": tested - adapted, "ms_per_image": evaluation.ms_per_image},
+            resources={"peak_rss_mib": _peak_memory_mib(), "trainable_params": trainable},
+            device=_device(trainer),
+        )
+        track_result(trainer.logger, result, pictures.files)
     finally:  # W&B would go on with the run of a failed cell in the next one
         finish(trainer.logger, exit_code=int(trainer.interrupted))
-
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    paths = [path.relative_to(data.root).as_posix() for path in data.support_files]
-    return Result(
-        **identity,
-        started=started,
-        metrics=evaluation.metrics,
-        per_defect=evaluation.per_defect,
-        undefined=evaluation.undefined,
-        images=evaluation.images,
-        support=Support(paths=paths, sha256=support_sha256(data.support_files, data.root)),
-        timing={"adapt_s": adapted - start, "test_s": tested - adapted, "ms_per_image": evaluation.ms_per_image},
-        resources={"peak_rss_mib": _peak_memory_mib(), "trainable_params": trainable},
-        device=_device(trainer),
-    )
+    return result
 
 
 _PATH_KEYS = ("dataset", "category", "method", "shots", "seed")
@@ -92,50 +91,6 @@ def describe(config: dict[str, Any], method: str) -> dict[str, Any]:
         | {package: metadata.version(package) for package in _PACKAGES},
         "git": _git(),
     }
-
-
-def tracker(folder: Path, identity: dict[str, Any]) -> WandbLogger | None:
-    """A started W&B run with all its files in the run's folder; None if the environment says `WANDB=0`.
-
-    Offline, unless the environment names another `WANDB_MODE` or holds a `WANDB_API_KEY`.
-    """
-    if os.environ.get("WANDB") == "0":
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    for variable in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        os.environ[variable] = str(folder.resolve())
-    import wandb
-
-    wandb.setup(wandb.Settings(silent=True))  # before Lightning's first call, which W&B comments on
-
-    # The identity says more of the machine and the code than W&B's own probes, which cost 0.3 s and disturb the clock
-    lean = wandb.Settings(
-        console="off", disable_git=True, disable_code=True,
-        x_disable_meta=True, x_disable_stats=True, x_save_requirements=False,
-    )  # fmt: skip
-    logger = WandbLogger(
-        project="anomaly_zoo",
-        name="/".join(str(identity[key]) for key in _PATH_KEYS),
-        save_dir=folder,
-        config=identity,
-        mode=os.environ.get("WANDB_MODE", "online" if "WANDB_API_KEY" in os.environ else "offline"),
-        reinit="finish_previous",
-        settings=lean,
-    )
-    _ = logger.experiment  # starts it now, before the clock
-    return logger
-
-
-def track_pictures(logger: Any, files: list[Path]) -> None:
-    """Sends the pictures to W&B, if it is on."""
-    if isinstance(logger, WandbLogger) and files:
-        logger.log_image("test/pictures", [str(file) for file in files], caption=[file.stem for file in files])
-
-
-def finish(logger: Any, exit_code: int) -> None:
-    """Ends the W&B run, if there is one."""
-    if isinstance(logger, WandbLogger):
-        logger.experiment.finish(exit_code=exit_code)
 
 
 def _device(trainer: L.Trainer) -> str:

@@ -1,0 +1,151 @@
+"""The project's W&B dashboard, built from code: `python -m anomaly_zoo.dashboards show|save|sync`.
+
+`show` prints it as JSON and needs no network; `save` creates it in the project on the server; `sync` uploads the runs
+that were tracked offline. The last two need `wandb login`. Needs the extra `dashboards`.
+"""
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomaly_zoo.tracking import COSTS, PROJECT, SCORES
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+else:  # the extra may be missing, and annotations are evaluated
+    Section = Workspace = Any
+
+_SHOWN = ("image_auroc", "aupro", "adapt_s", "ms_per_image")
+_MISSING = "dashboards need wandb-workspaces: pip install 'anomaly_zoo[dashboards]'"
+
+
+def workspace(entity: str, project: str = PROJECT) -> Workspace:
+    """The dashboard: scores and costs by method, training curves, image curves, pictures. Nothing is sent.
+
+    Args:
+        entity: the W&B user or team that owns the project.
+        project: the W&B project.
+
+    Raises:
+        ImportError: the extra `dashboards` is not installed.
+    """
+    try:
+        import wandb_workspaces.workspaces as ws
+        from wandb_workspaces.expr import Config
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+    pinned = ["run:displayName", *(f"summary:final/{name}" for name in _SHOWN)]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="anomaly_zoo: methods side by side",
+        sections=[_scores(), _costs(), _training(), _pictures()],
+        runset_settings=ws.RunsetSettings(
+            groupby=[Config("dataset"), Config("shots"), Config("method")], pinned_columns=pinned
+        ),
+        auto_generate_panels=False,
+    )
+
+
+def _scores() -> Section:
+    import wandb_workspaces.workspaces as ws
+
+    wr = _reports()
+    over_time = wr.ScatterPlot(
+        title="Score over adaptation time",
+        x=wr.SummaryMetric("final/adapt_s"),
+        y=wr.SummaryMetric("final/image_auroc"),
+        log_x=True,
+    )
+    return ws.Section(name="Scores, higher is better", panels=[*map(_bars, SCORES), over_time], is_open=True)
+
+
+def _costs() -> Section:
+    import wandb_workspaces.workspaces as ws
+
+    return ws.Section(name="Costs, lower is better", panels=[*map(_bars, COSTS)], is_open=False)
+
+
+def _training() -> Section:
+    import wandb_workspaces.workspaces as ws
+
+    wr = _reports()
+    plot = wr.LinePlot(title="Loss", x="trainer/global_step", y=["train/loss"])
+    return ws.Section(name="Training", panels=[plot], is_open=False)
+
+
+def _pictures() -> Section:
+    import wandb_workspaces.workspaces as ws
+
+    wr = _reports()
+    gallery = wr.MediaBrowser(title="Image, ground truth, anomaly map", media_keys=["test/pictures"], num_columns=2)
+    return ws.Section(name="Test images", panels=[gallery], is_open=True)
+
+
+def _bars(name: str) -> Any:
+    wr = _reports()
+    return wr.BarPlot(
+        title=name, metrics=[wr.SummaryMetric(f"final/{name}")], groupby=wr.Config("method"),
+        groupby_aggfunc="mean", groupby_rangefunc="stddev",
+    )  # fmt: skip
+
+
+def _reports() -> Any:
+    return importlib.import_module("wandb_workspaces.reports.v2")  # which declares its names at run time only
+
+
+def offline_runs(store: Path) -> list[Path]:
+    """The folders of all runs in a store that were tracked offline and have not been uploaded."""
+    folders = sorted(store.rglob("wandb/offline-run-*"))
+    return [folder for folder in folders if folder.is_dir() and not list(folder.glob("*.synced"))]
+
+
+def sync(store: Path) -> int:
+    """Uploads the offline runs of a store; returns 0, or 1 if some could not be uploaded.
+
+    Raises:
+        ValueError: nobody is logged in.
+    """
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise ValueError("nobody is logged in to W&B: run `wandb login`, or set WANDB_API_KEY")
+    failed = 0
+    for folder in offline_runs(store):
+        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+        failed += subprocess.run(command, check=False).returncode != 0  # noqa: S603
+    return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, 1 if an upload failed, 2 if the request cannot be met."""
+    parser = argparse.ArgumentParser("python -m anomaly_zoo.dashboards", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, does in (("show", "print the dashboard as JSON"), ("save", "create it in the W&B project")):
+        command = commands.add_parser(name, help=does)
+        command.add_argument("--entity", default="me" if name == "show" else None, required=name == "save")
+        command.add_argument("--project", default=PROJECT, help=f"({PROJECT})")
+    command = commands.add_parser("sync", help="upload the runs that were tracked offline")
+    command.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the results store (results)")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "sync":
+            return sync(options.results)
+        board = workspace(options.entity, options.project)
+        if options.command == "save":
+            board.save()  # type: ignore[no-untyped-call]
+        else:
+            sys.stdout.write(json.dumps(json.loads(board._to_model().model_dump_json(by_alias=True)), indent=2) + "\n")
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What the loop needs of an engine, and what a run may use of the machine. Imports no torch unless asked for GPUs."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from anomaly_zoo.grid.cells import Cell
+from anomaly_zoo.results import Result
+
+DEFAULT_RUN_MIB = 1500.0
+"""Memory of a run before any has been measured: torch, the images of a support, and a small backbone."""
+
+
+class Outcome(NamedTuple):
+    """How a cell ended: with a result (of a failed run too), or because its process or machine `died`."""
+
+    cell: Cell
+    result: Result | None
+    died: str = ""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Runs cells somewhere. Whatever happens to one, it never touches the store's results."""
+
+    @property
+    def slots(self) -> int:
+        """Cells that can run at once."""
+
+    def submit(self, cell: Cell) -> None:
+        """Starts a cell."""
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """The cells that ended; waits at most this long for the first."""
+
+    def close(self) -> None:
+        """Ends everything at once, cells that still run included."""
+
+
+def cores() -> int:
+    """Processor cores that this process may use: its affinity, and the quota of its container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
+
+
+def gpus() -> int:
+    """Graphics processors of this machine that torch can use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def available_mib() -> float:
+    """Memory that is free for runs; infinite where the system does not say."""
+    free = float("inf")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) / 2**10
+    with suppress(OSError, ValueError):
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, (limit - used) / 2**20)
+    return free
+
+
+def share(
+    cells: int, run_mib: float, workers: int | None = None, gpus: int = 0, gpu_share: float = 1.0
+) -> tuple[int, int]:
+    """Decides how many runs go at once and how many threads each has: no core idle, none fought over.
+
+    Args:
+        cells: runs to do, at least 1.
+        run_mib: memory of one run, in MiB.
+        workers: runs at once, if that is decided already.
+        gpus: graphics processors.
+        gpu_share: part of one that a run takes, in (0, 1].
+
+    Returns:
+        Runs at once, and threads of each; both at least 1.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    if (workers is not None and workers < 1) or not 0 < gpu_share <= 1:
+        raise ValueError(f"--workers {workers} must be 1 or more, --gpus {gpu_share} in (0, 1].")
+    if workers is None:
+        at_once = gpus * int(1 / gpu_share) if gpus else cores()
+        workers = min(at_once, max(1, int(available_mib() / run_mib)))
+    workers = min(workers, cells)
+    return workers, max(1, cores() // workers)

@@ -1,0 +1,144 @@
+"""The engine for every core of one machine: a pool of spawned processes.
+
+Each worker runs one cell after the other and sends the results back through a pipe. A worker that is killed takes its
+cell with it, and nothing else: a new one is started in its place. When the driver is gone, its workers end at once.
+"""
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from anomaly_zoo.grid.cells import Cell
+from anomaly_zoo.grid.engine import Outcome
+
+_SPAWN = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_GRACE_S = 5
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: "Connection[Cell, object]"
+    cell: Cell | None = None
+
+
+class LocalPool:
+    """Runs up to `workers` cells at once.
+
+    Args:
+        workers: processes.
+        threads: of each process.
+        gpus: graphics processors that the workers share out; 0 to leave the choice to them.
+    """
+
+    def __init__(self, workers: int, threads: int, gpus: int = 0) -> None:
+        self.slots = workers
+        self._threads = threads
+        self._gpus = gpus
+        self._workers: dict[int, _Worker] = {}
+
+    def submit(self, cell: Cell) -> None:
+        """Hands the cell to a worker that has nothing to do."""
+        idle = (number for number, worker in self._workers.items() if worker.cell is None)
+        number = next(idle, None)
+        if number is None:
+            number = next(number for number in range(self.slots) if number not in self._workers)
+            self._workers[number] = self._start(number)
+        worker = self._workers[number]
+        worker.cell = cell
+        with suppress(BrokenPipeError):  # it died while idle; `wait` finds that out
+            worker.pipe.send(cell)
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """The cells that ended, well or with their worker."""
+        busy = {worker.pipe: number for number, worker in self._workers.items() if worker.cell is not None}
+        return [self._end(busy[pipe]) for pipe in wait(list(busy), timeout_s)]  # type: ignore[index]
+
+    def close(self) -> None:
+        """Kills what still runs."""
+        for worker in self._workers.values():
+            worker.process.terminate()
+        for worker in self._workers.values():
+            worker.process.join(_GRACE_S)
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
+        self._workers.clear()
+
+    def _start(self, number: int) -> _Worker:
+        ours, theirs = _SPAWN.Pipe()
+        gpu = str(number % self._gpus) if self._gpus else None
+        process = _SPAWN.Process(target=_work, args=(theirs, self._threads), name=f"bench worker {number}")
+        threads: dict[str, str | None] = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
+        with _environment(threads | {"CUDA_VISIBLE_DEVICES": gpu}):
+            process.start()
+        theirs.close()  # the only other end is the worker's, so that its death ends the pipe
+        return _Worker(process, ours)
+
+    def _end(self, number: int) -> Outcome:
+        worker = self._workers[number]
+        cell, worker.cell = worker.cell, None
+        assert cell is not None
+        try:
+            return Outcome(cell, worker.pipe.recv())  # type: ignore[arg-type]
+        except (EOFError, OSError):
+            worker.process.join()
+            worker.pipe.close()
+            del self._workers[number]
+            return Outcome(cell, None, _last_words(worker.process.exitcode or 0))
+
+
+def _last_words(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"its process ended with exit code {exit_code}"
+    hint = ", which the system does when memory runs out: try fewer --workers" if exit_code == -signal.SIGKILL else ""
+    return f"its process was killed by {signal.Signals(-exit_code).name}{hint}"
+
+
+@contextmanager
+def _environment(variables: dict[str, str | None]) -> Iterator[None]:
+    """A process that starts meanwhile has these variables; torch reads them when it is imported."""
+    changed = {name: value for name, value in variables.items() if value is not None}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _work(pipe: "Connection[object, Cell]", threads: int) -> None:
+    """A worker: runs cells until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from anomaly_zoo.grid.worker import execute, failed, logged, use_threads
+
+    use_threads(threads)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            cell = pipe.recv()
+            try:
+                with logged(cell.log_path):
+                    faulthandler.enable()
+                    result = execute(cell)
+            except OSError as error:  # the log cannot be written
+                result = failed(cell, f"{type(error).__name__}: {error}")
+            pipe.send(result)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,135 @@
+"""The engine for many machines: a Ray task per cell, on a cluster that is there or on one of this machine alone.
+
+A node needs this package in the same version, and the dataset and weight files at the same place as the driver, for
+example on a shared disk. It needs no access to the results store: what a run writes travels back to the driver.
+"""
+
+import logging
+import os
+import socket
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anomaly_zoo.grid.cells import Cell
+from anomaly_zoo.grid.engine import Outcome
+from anomaly_zoo.results import Result
+
+_KNOCK_S = 5.0
+
+Files = dict[str, bytes]
+"""What a run wrote: path inside its folder to content."""
+
+
+class RayCluster:
+    """Runs as many cells at once as the cluster has room for; nodes may join and leave meanwhile.
+
+    Args:
+        address: of a running cluster, as `ray start` prints it, or "auto"; None starts one on this machine.
+        threads: cores that a run reserves.
+        gpu_share: part of a graphics processor that a run reserves; 0 for none.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ConnectionError: there is no cluster at `address`.
+    """
+
+    def __init__(self, address: str | None, threads: int, gpu_share: float = 0.0) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise ImportError("--engine ray needs Ray: pip install 'anomaly_zoo[ray]'") from error
+        self._ray = ray
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        self._per_run = {"CPU": float(threads)} | ({"GPU": gpu_share} if gpu_share else {})
+        self._task: Any = ray.remote(_run).options(
+            num_cpus=threads, num_gpus=gpu_share, max_retries=0, scheduling_strategy="SPREAD"
+        )
+        self._threads = threads
+        self._running: dict[Any, Cell] = {}
+
+    @property
+    def slots(self) -> int:
+        """Cells that fit into the nodes that are alive now; at least 1, since a lost node may come back."""
+        nodes = [node["Resources"] for node in self._nodes() if node["Alive"]]
+        room = [min(int(node.get(name, 0) / amount) for name, amount in self._per_run.items()) for node in nodes]
+        return max(1, sum(room))
+
+    def _nodes(self) -> list[Any]:
+        return list(self._ray.nodes())  # type: ignore[no-untyped-call]
+
+    def submit(self, cell: Cell) -> None:
+        """Starts a task."""
+        self._running[self._task.remote(cell, self._threads, str(Path.cwd()))] = cell
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """The cells that ended, well or with their node."""
+        done, _ = self._ray.wait(list(self._running), timeout=timeout_s)
+        return [self._end(reference) for reference in done]
+
+    def close(self) -> None:
+        """Cancels what still runs, and leaves the cluster."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+        if self._ours:
+            self._ray.shutdown()
+
+    def _end(self, reference: Any) -> Outcome:
+        cell = self._running.pop(reference)
+        try:
+            result, files = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            brief = str(getattr(error, "cause", None) or error).strip().partition("\n")[0]
+            return Outcome(cell, None, f"its process or its node is gone ({type(error).__name__}: {brief})")
+        _unpack(files, cell.path.with_suffix(""))
+        return Outcome(cell, result)
+
+
+def _run(cell: Cell, threads: int, folder: str) -> tuple[Result, Files]:
+    """The task: runs the cell in a folder of its own and returns what it wrote there."""
+    from anomaly_zoo.grid.worker import execute, failed, logged, use_threads
+
+    use_threads(threads)
+    try:
+        os.chdir(folder)  # paths of data and weights may be relative
+    except OSError as error:
+        return failed(
+            cell, f"{folder} is missing on {os.uname().nodename} ({error}): start the bench on a shared disk"
+        ), {}
+    with tempfile.TemporaryDirectory(prefix="anomaly_zoo_") as scratch:
+        here = replace(cell, store=Path(scratch))
+        with logged(here.log_path):
+            result = execute(here)
+        written = here.path.with_suffix("")
+        files = {
+            path.relative_to(written).as_posix(): path.read_bytes()
+            for path in written.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        }
+    return result, files
+
+
+def _knock(address: str | None) -> None:
+    """Fails at once where nobody listens; Ray itself would try for minutes, and not hear Ctrl-C meanwhile."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {address} ({error}): `ray start` prints its address"
+            ) from error
+
+
+def _unpack(files: Files, folder: Path) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,74 @@
+"""Runs one cell, in whatever process an engine chose. An error becomes a failed result, never an exception."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from anomaly_zoo.config import build
+from anomaly_zoo.grid.cells import Cell, Config, identity
+from anomaly_zoo.results import Result
+from anomaly_zoo.run import describe, run
+
+_warm: set[int] = set()
+
+
+def execute(cell: Cell) -> Result:
+    """Runs a cell and returns its result. It writes pictures and tracking, but never the result itself.
+
+    An error becomes a failed result with its traceback, which ends with the error in one line.
+    """
+    try:
+        if identity(cell.method, cell.config) != cell.identity:
+            root = Path(cell.config["data"]["root"]).resolve()
+            raise ValueError(f"{root}, or the weights, are not what the bench saw when it started: start it again")
+        if os.getpid() not in _warm:
+            warm_up(cell.config)
+        return replace(run(cell.config, cell.method, cell.store), cell=cell.identity)
+    except Exception as error:
+        trace = traceback.format_exc().rstrip()
+        brief = f"{type(error).__name__}: {error}".splitlines()[0]
+        return failed(cell, trace if trace.endswith(brief) else f"{trace}\n{brief}")
+
+
+def failed(cell: Cell, error: str) -> Result:
+    """The result of a cell that could not be run; the last line of `error` is the reason."""
+    return Result(**describe(cell.config, cell.method), status="failed", error=error, cell=cell.identity)
+
+
+def warm_up(config: Config) -> None:
+    """Draws one batch. A process does so once: it imports what the first run's clock would measure otherwise."""
+    next(iter(build(config).datamodule.train_dataloader()))
+    _warm.add(os.getpid())
+
+
+def use_threads(count: int) -> None:
+    """Gives torch and OpenCV this many threads in this process."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(count)
+    cv2.setNumThreads(0 if count == 1 else count)
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Sends what this process says meanwhile into a file, C libraries included; removes it if it stays empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [os.dup(number) for number in (1, 2)]
+    with path.open("w") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, saved in zip((1, 2), kept, strict=True):
+            os.dup2(saved, number)
+            os.close(saved)
+        if not path.stat().st_size:
+            path.unlink()
