@@ -37,7 +37,7 @@ def test_every_cell_has_an_identity_of_its_own(tiny_root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--data.image_size=64", "--model.init_args.coreset_ratio=0.5", "--backbone.weights=none"]
+    "option", ["--data.image_size=64", "--model.init_args.max_patches=50", "--backbone.weights=none"]
 )
 def test_whatever_decides_the_numbers_changes_the_identity(option: str, tiny_root: Path) -> None:
     assert make(tiny_root, option)[0].identity != make(tiny_root)[0].identity

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_zoo.nn.memory import PatchMemory, greedy_coreset, nearest_distance
+from anomaly_zoo.nn.memory import FAISS_ROWS, PatchMemory, greedy_coreset, nearest_distance
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
@@ -56,6 +56,13 @@ def test_distance_equals_cdist_beyond_one_chunk(device: str) -> None:
     torch.testing.assert_close(
         nearest_distance(queries.to(device), memory.to(device)).cpu(), expected, rtol=1e-5, atol=0
     )
+
+
+@pytest.mark.parametrize("num_rows", [FAISS_ROWS - 1, FAISS_ROWS])
+def test_small_and_large_memories_give_the_distances_of_cdist(num_rows: int) -> None:
+    queries, memory = patches(700, 24, 1, offset=1.0), patches(num_rows, 24, 2, offset=1.0)
+    expected = torch.cdist(queries.double(), memory.double()).topk(3, largest=False).values.mean(dim=1).float()
+    torch.testing.assert_close(nearest_distance(queries, memory), expected, rtol=1e-5, atol=0)
 
 
 @devices
@@ -157,7 +164,7 @@ def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> No
     kept = memory.state_dict()["stage0"].clone()
     support[0].zero_()
     assert kept.shape == (36, 4)
-    assert torch.equal(memory.stage0, kept)
+    assert torch.equal(memory.state_dict()["stage0"], kept)
     assert kept.any()
 
 

@@ -193,7 +193,7 @@ def _distance_to_some(
     step = max(1, others[:, 0].numel() // num_patches)
     sample = others.movedim(1, 3).flatten(0, 2)[::step].contiguous()
     distance = nearest_distance(feature.movedim(1, 3).flatten(0, 2).contiguous(), sample)
-    return distance.unflatten(0, (len(feature), *feature.shape[2:]))
+    return distance.view(len(feature), *feature.shape[2:])
 
 
 def _instances(paths: list[str]) -> Int[Tensor, " b"]:

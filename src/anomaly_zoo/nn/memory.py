@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 NUM_NEIGHBOURS = 3
+FAISS_ROWS = 16384
 
 
 class PatchMemory(nn.Module):
@@ -41,17 +42,18 @@ class PatchMemory(nn.Module):
             if not len(memory):
                 raise RuntimeError("The patch memory is empty: fit it on the support first.")
             distance = nearest_distance(_rows(feature), memory)
-            distances.append(distance.unflatten(0, (len(feature), *feature.shape[2:])))
+            distances.append(distance.view(len(feature), *feature.shape[2:]))
         return distances
 
 
 def nearest_distance(
     patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], num_neighbours: int = NUM_NEIGHBOURS
 ) -> Float[Tensor, " p"]:
-    """Mean Euclidean distance to the nearest rows of the memory, by faiss on CPU.
+    """Mean Euclidean distance to the nearest rows of the memory; exact.
 
-    The search may err between rows that are equally near up to rounding; the distances themselves never suffer from
-    the cancellation in |x|^2 - 2 x.m + |m|^2, so that a patch of the memory has distance 0 to itself.
+    A small memory is searched by a matrix product, a large one on the CPU by faiss: each where it is the faster one.
+    The search may err between rows that are equally near up to rounding; the distances themselves never suffer from the
+    cancellation in |x|^2 - 2 x.m + |m|^2, so that a patch of the memory has distance 0 to itself.
 
     Args:
         patches: the queries.
@@ -64,13 +66,18 @@ def nearest_distance(
     """
     patches, memory = patches.detach().float(), memory.float()
     num_neighbours = min(num_neighbours, len(memory))
+    by_faiss = memory.device.type == "cpu" and len(memory) >= FAISS_ROWS
+    centre = memory.mean(dim=0)  # far from the origin, |x|^2 - 2 x.m + |m|^2 would drown in rounding
+    centred = memory - centre
+    squared_norm = centred.square().sum(dim=1)
     distances = []
-    for chunk in torch.split(patches, 4096):
-        if chunk.device.type == "cpu":
+    for chunk in torch.split(patches, 512):  # a product that stays in the cache
+        if by_faiss:
             faiss.omp_set_num_threads(torch.get_num_threads())
             nearest = torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1])
         else:
-            nearest = torch.cdist(chunk, memory).topk(num_neighbours, largest=False).indices
+            product = torch.addmm(squared_norm, chunk - centre, centred.T, alpha=-2)
+            nearest = product.topk(num_neighbours, dim=1, largest=False, sorted=False).indices
         distances.append((chunk[:, None] - memory[nearest]).norm(dim=2).mean(dim=1))
     return torch.cat(distances)
 
