@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import Tensor
+
+from anomaly_zoo.methods.coft import COFT
+from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.features import join, to_image, unit_patches
+from anomaly_zoo.types import Batch
+
+
+@pytest.fixture
+def method() -> COFT:
+    torch.manual_seed(0)
+    return COFT(Backbone(weights="none"), steps=0, max_patches=50).eval()
+
+
+def support(num_images: int, views: int, seed: int = 0) -> Batch:
+    image = torch.rand(num_images * views, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+    path = [f"{number}.png" for number in range(num_images) for _ in range(views)]
+    return Batch(
+        image, torch.zeros(len(image), 64, 64, dtype=torch.bool), torch.zeros(len(image), dtype=torch.bool), path
+    )
+
+
+def embedding(stages: list[Tensor]) -> Tensor:
+    pooled = torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1)
+    return pooled / pooled.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def test_scores_are_the_distances_in_units_of_held_out_support_images(method: COFT) -> None:
+    normal = support(num_images=3, views=2)
+    method.calibrate(normal)
+    image = support(2, 1, seed=1).image
+    prediction = method(image)
+
+    stages = method.backbone(image)
+    unit, raw = method.unit_memory(unit_patches(stages)), method.raw_memory(stages[:2])
+    units = [stage / spread for stage, spread in zip(unit + raw, method.stage_spread, strict=True)]
+    torch.testing.assert_close(prediction.anomaly_map, to_image(join(units), (64, 64)))
+    patch = join(unit).flatten(1).amax(dim=1) / method.patch_spread
+    embedded = method.gaussian(embedding(stages)).sqrt() / method.embedding_spread
+    torch.testing.assert_close(prediction.image_score, patch + 0.03 * embedded)
+
+    largest, mean = [], []  # every first view against all views of the other images
+    for out in range(3):
+        rest = [i for i in range(6) if i // 2 != out]
+        features = method.backbone(normal.image)
+        by_stage = []
+        for stage in [*unit_patches(features), *features[:2]]:
+            query = stage[2 * out].flatten(1).T
+            memory = stage[rest].movedim(1, 3).flatten(0, 2)
+            nearest = torch.cdist(query.double(), memory.double()).topk(3, largest=False).values.mean(dim=1)
+            by_stage.append(nearest.float().view(1, *stage.shape[2:]))
+        largest.append(join(by_stage[:3]).amax())
+        mean.append(torch.stack([stage.mean() for stage in by_stage]))
+    torch.testing.assert_close(method.patch_spread, torch.stack(largest).mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(method.stage_spread, torch.stack(mean).mean(dim=0), rtol=1e-4, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("num_images", "views"), [(1, 1), (1, 4), (2, 1)])
+def test_any_support_gives_finite_scores(method: COFT, num_images: int, views: int) -> None:
+    method.calibrate(support(num_images, views))
+    prediction = method(support(2, 1, seed=1).image)
+    assert prediction.image_score.isfinite().all()
+    assert prediction.anomaly_map.isfinite().all()
+    assert (prediction.image_score > 0).all()
+
+
+@torch.no_grad()
+def test_copies_of_one_image_leave_finite_units(method: COFT) -> None:
+    normal = support(1, 1)
+    copies = Batch(normal.image.expand(4, -1, -1, -1), normal.mask, normal.label, ["a", "b", "c", "d"])
+    method.calibrate(copies)
+    assert method(support(2, 1, seed=1).image).image_score.isfinite().all()
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="negatives=\\['mud'\\]: choose among"):
+        COFT(Backbone(weights="none"), negatives=["mud"])
+    with pytest.raises(ValueError, match="max_patches=0"):
+        COFT(Backbone(weights="none"), max_patches=0)
