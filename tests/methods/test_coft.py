@@ -40,7 +40,7 @@ def test_scores_are_the_distances_in_units_of_held_out_support_images(method: CO
     torch.testing.assert_close(prediction.anomaly_map, to_image(join(units), (64, 64)))
     patch = join(unit).flatten(1).amax(dim=1) / method.patch_spread
     embedded = method.gaussian(embedding(stages)).sqrt() / method.embedding_spread
-    torch.testing.assert_close(prediction.image_score, patch + 0.03 * embedded)
+    torch.testing.assert_close(prediction.image_score, patch + 0.01 * embedded)
 
     largest, mean = [], []  # every first view against all views of the other images
     for out in range(3):

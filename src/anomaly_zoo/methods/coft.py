@@ -76,7 +76,7 @@ class COFT(AnomalyModule):
         negative_weight: float = 1.0,
         margin: float = 0.0,
         negatives: Sequence[str] = tuple(FAMILIES),
-        embedding_weight: float = 0.03,
+        embedding_weight: float = 0.01,
         max_patches: int = 4096,
     ) -> None:
         super().__init__(backbone, steps=steps, support_views=support_views, learning_rate=learning_rate)
