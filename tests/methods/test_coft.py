@@ -24,7 +24,8 @@ def support(num_images: int, views: int, seed: int = 0) -> Batch:
 
 def embedding(stages: list[Tensor]) -> Tensor:
     pooled = torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1)
-    return pooled / pooled.norm(dim=1, keepdim=True)
+    unit: Tensor = pooled / pooled.norm(dim=1, keepdim=True)
+    return unit
 
 
 @torch.no_grad()
