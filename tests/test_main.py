@@ -69,7 +69,8 @@ def test_a_mistake_is_one_line_that_names_it(
 def test_fit_and_test_in_processes_of_their_own(tiny_root: Path, tmp_path: Path) -> None:
     data = ["--data.root", str(tiny_root), "--data.category", "alpha", "--data.shots", "2", "--data.image_size", "64"]
     method = ["--config", str(REPOSITORY / "configs" / "methods" / "patchcore.yaml")]
-    home = {"HOME": str(tmp_path / "home"), "WANDB": "1"}
+    # torchmetrics imports matplotlib where that is installed, and that keeps a list of fonts
+    home = {"HOME": str(tmp_path / "home"), "WANDB": "1", "MPLCONFIGDIR": str(tmp_path / "out" / "matplotlib")}
 
     def command(*arguments: str) -> list[str]:
         done = subprocess.run(
