@@ -155,18 +155,16 @@ class COFT(AnomalyModule):
         groups = instance if len(torch.unique(instance)) > 1 else torch.arange(len(instance))
         if len(torch.unique(groups)) == 1:  # a single view: nothing to compare with
             return self.patch_spread, self.embedding_spread, self.stage_spread
+        patches = unit_patches(stages) + stages[: self.num_raw]
         largest, embedded, by_stage = [], [], []
         for held_out in torch.unique(groups)[:MAX_HELD_OUT]:
             out, rest = (groups == held_out).nonzero()[:1, 0], groups != held_out
             gaussian = Gaussian().to(self.device)
             gaussian.fit(_embedding([stage[rest] for stage in stages]))
-            unit, raw = (
-                [_distance_to_some(stage[out], stage[rest]) for stage in patches]
-                for patches in (unit_patches(stages), stages[: self.num_raw])
-            )
-            largest.append(join(unit).amax())
+            distances = [_distance_to_some(stage[out], stage[rest]) for stage in patches]
+            largest.append(join(distances[: len(stages)]).amax())
             embedded.append(gaussian(_embedding([stage[out] for stage in stages])).sqrt().squeeze())
-            by_stage.append(torch.stack([distance.mean() for distance in unit + raw]))
+            by_stage.append(torch.stack([distance.mean() for distance in distances]))
         patch, embedding, stage = (
             torch.stack(d).mean(dim=0).clamp(min=MIN_SPREAD) for d in (largest, embedded, by_stage)
         )
