@@ -25,6 +25,7 @@ from anomaly_zoo.nn.features import join, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, nearest_distance
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
+from anomaly_zoo.nn.validation import held_out_folds, instances
 from anomaly_zoo.types import Batch, Prediction
 
 NUM_RAW_STAGES = 2  # the finest ones, where the length of a feature shows faint defects
@@ -115,7 +116,7 @@ class COFT(AnomalyModule):
         z1, z2, z_negative = self.projector(self._embed(torch.cat([first, second, negative]))).chunk(3)
         losses = {
             "con": self._contrast(z1, z2),
-            "pp": self.cross_instance_weight * cross_instance_loss(z1, z2, _instances(batch.path[0::2])),
+            "pp": self.cross_instance_weight * cross_instance_loss(z1, z2, instances(batch.path[0::2])),
             "np": self.negative_weight * negative_pair_loss(torch.cat([z1, z2]), z_negative, self.margin),
         }
         loss = torch.stack(list(losses.values())).sum()
@@ -127,7 +128,7 @@ class COFT(AnomalyModule):
         features = [self.backbone(images) for images in torch.split(support.image, 8)]
         stages = [torch.cat(stage) for stage in zip(*features, strict=True)]
         self.patch_spread, self.embedding_spread, self.stage_spread = self._held_out_spread(
-            stages, _instances(support.path)
+            stages, instances(support.path)
         )
         self.gaussian.fit(_embedding(stages))
         self.unit_memory.fit(unit_patches(stages), self.max_patches)
@@ -152,13 +153,13 @@ class COFT(AnomalyModule):
             Means over the held-out images: of the largest joined distance at unit length, of the embedding's distance,
             and of the patch distance in every stage at unit length and in every raw one.
         """
-        groups = instance if len(torch.unique(instance)) > 1 else torch.arange(len(instance))
-        if len(torch.unique(groups)) == 1:  # a single view: nothing to compare with
+        folds = held_out_folds(instance, MAX_HELD_OUT)
+        if not folds:  # a single view: nothing to compare with
             return self.patch_spread, self.embedding_spread, self.stage_spread
         patches = unit_patches(stages) + stages[: self.num_raw]
         largest, embedded, by_stage = [], [], []
-        for held_out in torch.unique(groups)[:MAX_HELD_OUT]:
-            out, rest = (groups == held_out).nonzero()[:1, 0], groups != held_out
+        for held_out in folds:
+            out, rest = held_out.nonzero()[:1, 0], ~held_out
             gaussian = Gaussian().to(self.device)
             gaussian.fit(_embedding([stage[rest] for stage in stages]))
             distances = [_distance_to_some(stage[out], stage[rest]) for stage in patches]
@@ -192,9 +193,3 @@ def _distance_to_some(
     sample = others.movedim(1, 3).flatten(0, 2)[::step].contiguous()
     distance = nearest_distance(feature.movedim(1, 3).flatten(0, 2).contiguous(), sample)
     return distance.view(len(feature), *feature.shape[2:])
-
-
-def _instances(paths: list[str]) -> Int[Tensor, " b"]:
-    """The number of the image that a view stems from, by its path."""
-    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
-    return torch.tensor([numbers[path] for path in paths])

@@ -1,0 +1,54 @@
+"""Validation from the support alone: whom to hold out, and how well a score tells normals from synthetic negatives.
+
+Ours; the idea that augmentations of normal images can validate comes from Rippel et al. (arXiv 2108.04116).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def instances(paths: list[str]) -> Int[Tensor, " n"]:
+    """Numbers the images that views stem from, by their paths.
+
+    Example:
+        >>> instances(["b.png", "b.png", "a.png"])
+        tensor([0, 0, 1])
+    """
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
+    return torch.tensor([numbers[path] for path in paths])
+
+
+def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = 8) -> list[Bool[Tensor, " n"]]:
+    """Folds of the support, each True for the views that are held out; no image is on both sides.
+
+    Every instance is held out once with all its views, or a share of the instances if there are more than `max_folds`.
+    A single image cannot be held out: its views are, one by one, which is easier for any score and so says less.
+
+    Args:
+        instance: the number of the image that a view stems from, see `instances`.
+        max_folds: at least 2.
+
+    Returns:
+        The folds; none for a single view of a single image.
+
+    Example:
+        >>> held_out_folds(torch.tensor([0, 0, 1, 1]))
+        [tensor([ True,  True, False, False]), tensor([False, False,  True,  True])]
+    """
+    groups = torch.unique(instance, return_inverse=True)[1]
+    if groups.max() == 0:
+        groups = torch.arange(len(instance))
+    num_folds = min(int(groups.max()) + 1, max_folds)
+    return [groups % num_folds == fold for fold in range(num_folds)] if num_folds > 1 else []
+
+
+def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> Float[Tensor, ""]:
+    """AUROC: the probability that an anomalous score is above a normal one; ties count half.
+
+    Example:
+        >>> separation(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
+        tensor(0.8750)
+    """
+    difference = anomalous[:, None] - normal
+    return (difference > 0).float().mean() + (difference == 0).float().mean() / 2

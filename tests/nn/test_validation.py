@@ -1,0 +1,32 @@
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from anomaly_zoo.nn.validation import held_out_folds, instances, separation
+
+
+def test_every_view_is_held_out_once_with_the_other_views_of_its_image() -> None:
+    instance = instances([f"{number}.png" for number in range(11) for _ in range(3)])
+    folds = held_out_folds(instance, max_folds=4)
+    assert len(folds) == 4
+    assert torch.equal(torch.stack(folds).sum(dim=0), torch.ones(33, dtype=torch.long))
+    for fold in folds:
+        assert not set(instance[fold].tolist()) & set(instance[~fold].tolist())
+
+
+def test_views_of_a_single_image_are_held_out_one_by_one() -> None:
+    folds = held_out_folds(instances(["a.png"] * 5))
+    assert torch.equal(torch.stack(folds), torch.eye(5, dtype=torch.bool))
+
+
+def test_nothing_can_be_held_out_of_one_view() -> None:
+    assert held_out_folds(torch.tensor([0])) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_separation_is_the_area_under_the_roc_curve(seed: int) -> None:
+    torch.manual_seed(seed)
+    normal, anomalous = torch.randint(5, (13,)).float(), torch.randint(1, 7, (9,)).float()
+    label = [0] * 13 + [1] * 9
+    reference = roc_auc_score(label, torch.cat([normal, anomalous]).tolist())
+    assert separation(normal, anomalous).item() == pytest.approx(reference, abs=1e-6)
