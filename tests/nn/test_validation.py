@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from anomaly_zoo.nn.validation import held_out_folds, instances, separation
+from anomaly_zoo.nn.validation import BestState, held_out_folds, instances, separation
 
 
 def test_every_view_is_held_out_once_with_the_other_views_of_its_image() -> None:
@@ -30,3 +30,21 @@ def test_separation_is_the_area_under_the_roc_curve(seed: int) -> None:
     label = [0] * 13 + [1] * 9
     reference = roc_auc_score(label, torch.cat([normal, anomalous]).tolist())
     assert separation(normal, anomalous).item() == pytest.approx(reference, abs=1e-6)
+
+
+def test_the_first_of_the_best_states_comes_back() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    best = BestState()
+    for step, score in enumerate([0.5, 0.8, 0.8, 0.6]):
+        with torch.no_grad():
+            network.weight.fill_(step)
+        best.check(network, step, score)
+    assert best.num_without_gain == 2
+    assert best.restore(network) == 1
+    assert network.weight.item() == 1
+    assert best.scores == [(0, 0.5), (1, 0.8), (2, 0.8), (3, 0.6)]
+
+
+def test_without_a_check_there_is_no_best_state() -> None:
+    with pytest.raises(RuntimeError, match="No check"):
+        BestState().restore(torch.nn.Linear(1, 1))

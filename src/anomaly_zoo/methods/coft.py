@@ -23,7 +23,7 @@ from anomaly_zoo.nn.contrastive import (
 )
 from anomaly_zoo.nn.features import join, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import PatchMemory, nearest_distance
+from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
 from anomaly_zoo.nn.validation import held_out_folds, instances
 from anomaly_zoo.types import Batch, Prediction
@@ -162,7 +162,7 @@ class COFT(AnomalyModule):
             out, rest = held_out.nonzero()[:1, 0], ~held_out
             gaussian = Gaussian().to(self.device)
             gaussian.fit(_embedding([stage[rest] for stage in stages]))
-            distances = [_distance_to_some(stage[out], stage[rest]) for stage in patches]
+            distances = [distance_to_sample(stage[out], stage[rest]) for stage in patches]
             largest.append(join(distances[: len(stages)]).amax())
             embedded.append(gaussian(_embedding([stage[out] for stage in stages])).sqrt().squeeze())
             by_stage.append(torch.stack([distance.mean() for distance in distances]))
@@ -183,13 +183,3 @@ class COFT(AnomalyModule):
 def _embedding(features: list[Tensor]) -> Float[Tensor, "b d"]:
     """Every stage averaged over its positions, joined and scaled to unit length."""
     return F.normalize(torch.cat([stage.mean(dim=(2, 3)) for stage in features], dim=1), dim=1)
-
-
-def _distance_to_some(
-    feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"], num_patches: int = 2048
-) -> Float[Tensor, "b h w"]:
-    """Distance of patches to an even sample of those of other images; enough for a mean."""
-    step = max(1, others[:, 0].numel() // num_patches)
-    sample = others.movedim(1, 3).flatten(0, 2)[::step].contiguous()
-    distance = nearest_distance(feature.movedim(1, 3).flatten(0, 2).contiguous(), sample)
-    return distance.view(len(feature), *feature.shape[2:])

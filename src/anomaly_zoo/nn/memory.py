@@ -82,6 +82,15 @@ def nearest_distance(
     return torch.cat(distances)
 
 
+def distance_to_sample(
+    feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"], num_patches: int = 2048
+) -> Float[Tensor, "b h w"]:
+    """`nearest_distance` of patches to an even sample of those of other images; enough for a mean."""
+    step = max(1, others[:, 0].numel() // num_patches)
+    sample = _rows(others)[::step].contiguous()
+    return nearest_distance(_rows(feature), sample).view(len(feature), *feature.shape[2:])
+
+
 def greedy_coreset(patches: Float[Tensor, "p d"], size: int, num_projected: int = 32) -> Int[Tensor, " m"]:
     """Indices of patches that cover all of them: greedy k-center (Sener and Savarese, ICLR 2018).
 

@@ -5,7 +5,7 @@ Ours; the idea that augmentations of normal images can validate comes from Rippe
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def instances(paths: list[str]) -> Int[Tensor, " n"]:
@@ -52,3 +52,39 @@ def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> F
     """
     difference = anomalous[:, None] - normal
     return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
+
+
+class BestState:
+    """Keeps the state of a network that has the best validation score, and counts the checks without a gain.
+
+    Attributes:
+        scores: of every check: the step and the score.
+    """
+
+    def __init__(self) -> None:
+        self.scores: list[tuple[int, float]] = []
+        self._best: tuple[int, float, dict[str, Tensor]] | None = None
+
+    @property
+    def num_without_gain(self) -> int:
+        """How many checks ago the best score was seen; a tie is no gain."""
+        values = [score for _, score in self.scores]
+        return len(values) - 1 - values.index(max(values)) if values else 0
+
+    def check(self, network: nn.Module, step: int, score: float) -> None:
+        """Notes the score, and the state if no earlier score is as good."""
+        self.scores.append((step, score))
+        if self._best is None or score > self._best[1]:
+            state = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+            self._best = (step, score, state)
+
+    @torch.no_grad()
+    def restore(self, network: nn.Module) -> int:
+        """Gives the network its best state back, forgets it, and returns the step it was seen at."""
+        if self._best is None:
+            raise RuntimeError("No check was made, so that there is no best state.")
+        step, _, state = self._best
+        for name, parameter in network.named_parameters():
+            parameter.copy_(state[name])
+        self._best = None
+        return step

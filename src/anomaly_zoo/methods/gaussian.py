@@ -1,0 +1,288 @@
+"""gaussian: fine-tuning on the Mahalanobis distance to an induced Gaussian, stopped before catastrophic forgetting.
+
+Rippel, Chavan, Lei, Merhof: "Transfer Learning Gaussian Anomaly Detection by Fine-tuning Representations",
+arXiv 2108.04116. docs/methods/gaussian.md has the evidence marks and the differences from the paper.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anomaly_zoo.module import AnomalyModule
+from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.features import join, to_image, unit_patches
+from anomaly_zoo.nn.gaussian import Gaussian
+from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
+from anomaly_zoo.nn.patch_gaussian import MIN_SQUARED, PatchGaussian
+from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
+from anomaly_zoo.nn.validation import BestState, held_out_folds, instances, separation
+from anomaly_zoo.types import Batch, Prediction
+
+NUM_FINE_STAGES = 2  # the finest ones have Gaussians of patches
+MAX_FOLDS = 8
+MIN_SPREAD = 1e-6
+
+Spatial = Literal["shared", "local", "auto"]
+
+
+class GaussianAD(AnomalyModule):
+    """Pulls normal features towards their Gaussian, until held-out images tell that the backbone begins to forget.
+
+        L = mean over images and levels of the Mahalanobis distance to the Gaussians of the pre-trained features
+
+    Levels are the stages averaged over their positions (the paper's) and the patches of the finest stages (ours). Then
+    the Gaussians are fitted to the tuned features. The map sums the distances of patches to their Gaussians and to a
+    memory of the support's. The image score is a weighted sum of the memory's largest distance, of the patch Gaussians'
+    and of the averaged stages'. Each distance counts in units of what held-out support images have.
+
+    Args:
+        backbone: fine-tuned.
+        steps: at most as many optimizer updates; 0 is the frozen predecessor.
+        learning_rate: of Adam.
+        support_views: views of every support image that the Gaussians and the memory are fitted on.
+        target: what training pulls towards: the `fixed` Gaussians of the pre-trained features, Gaussians `refitted` at
+            every check, or `identity` covariances around the fixed means (the control: Deep SVDD's objective).
+        spatial: see `PatchGaussian`.
+        pseudo_anomalies: what held-out images must be told from, see `nn/pseudo_anomalies.py`.
+        check_every: steps from one check of that to the next.
+        patience: checks without a gain that end the training; 0 trains to the end and keeps the last state.
+        memory_weight: of the memory in the map and in the image score; 0 does without it.
+        patch_weight: of the patches' Gaussians in the image score.
+        pooled_weight: of the averaged stages' Gaussians in the image score.
+        max_patches: of every stage that the memory keeps.
+
+    Raises:
+        ValueError: a number out of range or an unknown family.
+    """
+
+    map_spread: Tensor
+    score_spread: Tensor
+    best_step: Tensor
+    validation_curve: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        steps: int = 20,
+        learning_rate: float = 1e-5,
+        support_views: int = 8,
+        target: Literal["fixed", "refitted", "identity"] = "fixed",
+        spatial: Spatial = "shared",
+        pseudo_anomalies: Sequence[str] = tuple(FAMILIES),
+        check_every: int = 5,
+        patience: int = 2,
+        memory_weight: float = 1.0,
+        patch_weight: float = 0.3,
+        pooled_weight: float = 0.02,
+        max_patches: int = 4096,
+    ) -> None:
+        super().__init__(backbone, steps=steps, support_views=support_views, learning_rate=learning_rate)
+        unknown = sorted(set(pseudo_anomalies) - set(FAMILIES))
+        if unknown or not pseudo_anomalies:
+            raise ValueError(f"pseudo_anomalies={list(pseudo_anomalies)}: choose among {', '.join(FAMILIES)}.")
+        self.score_weights = (memory_weight, patch_weight, pooled_weight)
+        if min(self.score_weights) < 0 or not any(self.score_weights):
+            raise ValueError(f"{memory_weight=}, {patch_weight=}, {pooled_weight=}: need >= 0, and one above.")
+        if min(check_every, max_patches) < 1 or patience < 0:
+            raise ValueError(f"{check_every=}, {max_patches=}, {patience=}: need >= 1, >= 1 and >= 0.")
+        self.target = target
+        self.pseudo_anomalies = list(pseudo_anomalies)
+        self.check_every = check_every
+        self.patience = patience
+        self.max_patches = max_patches
+
+        num_stages = len(backbone.stages)
+        self.gaussians = _Gaussians(num_stages, spatial)
+        self.memory = PatchMemory(num_stages)
+        self.register_buffer("map_spread", torch.ones(len(self.gaussians.patches) + num_stages))
+        self.register_buffer("score_spread", torch.ones(3))
+        self.register_buffer("best_step", torch.tensor(0))
+        self.register_buffer("validation_curve", torch.empty(0, 2))  # step, AUROC
+        self._best = BestState()
+        self._validation: _Validation | None = None
+        self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+
+    @torch.no_grad()
+    def prepare(self, support: Batch) -> None:
+        """Fits the Gaussians to the pre-trained features and sets images aside for validation."""
+        if self.steps:
+            self.gaussians.fit(self._stages(support.image), instances(support.path))
+        if self.steps and self.patience:
+            self._validation = _hold_out(support, self.pseudo_anomalies, self._generator)
+        if self.target == "identity":
+            self.gaussians.forget_covariances()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean distance of the images that are not held out."""
+        held_out: frozenset[str] = frozenset()
+        if self._validation is not None:
+            held_out = self._validation.paths
+            if self.global_step % self.check_every == 0:
+                self._check(self._validation)
+                self.log("validation/auroc", self._best.scores[-1][1])
+        trained = [number for number, path in enumerate(batch.path) if path not in held_out]
+        stages = self.backbone(batch.image[trained] if trained else batch.image)
+        if self.target == "refitted":
+            self.gaussians.fit(stages, torch.arange(len(stages[0])))
+        pooled, patches = self.gaussians(stages)
+        losses = {"pooled": _mean(pooled), "patches": _mean(patches)}
+        loss = (losses["pooled"] + losses["patches"]) * bool(trained)  # held-out images alone teach nothing
+        self.log_dict({f"train/{name}": value for name, value in losses.items()} | {"train/loss": loss})
+        return loss
+
+    def calibrate(self, support: Batch) -> None:
+        """Restores the best state; fits the Gaussians, the memory and the units of all distances to its features."""
+        if self._validation is not None:
+            self._check(self._validation)
+            self.best_step.fill_(self._best.restore(self.backbone))
+            self.validation_curve = torch.tensor(self._best.scores, device=self.device)
+            self._validation = None
+        stages, instance = self._stages(support.image), instances(support.path)
+        self.gaussians.fit(stages, instance)
+        self._fit_spread(stages, instance)
+        self.memory.fit(unit_patches(stages), self.max_patches)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
+        """All distances of the patches as a map; their largest ones and the averaged stages' as the image score."""
+        stages = self.backbone(image)
+        maps, scores = _measure(self.gaussians, stages, self.memory(unit_patches(stages)))
+        memory_weight = self.score_weights[0]
+        weights = [1.0] * len(self.gaussians.patches) + [memory_weight] * self.gaussians.num_stages
+        weighted = [weight * part / spread for weight, part, spread in zip(weights, maps, self.map_spread, strict=True)]
+        image_score = (scores.T / self.score_spread) @ scores.new_tensor(self.score_weights)
+        return Prediction(to_image(join(weighted), (image.shape[2], image.shape[3])), image_score)
+
+    def _stages(self, image: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        features = [self.backbone(images) for images in torch.split(image, 8)]
+        return [torch.cat(stage) for stage in zip(*features, strict=True)]
+
+    @torch.no_grad()
+    def _check(self, validation: "_Validation") -> None:
+        """How well this backbone's Gaussians of the other images tell held-out images from pseudo-anomalies."""
+        gaussians = self.gaussians.unfitted()
+        gaussians.fit(self._stages(validation.fitted), validation.instance)
+        normal = _scores(*gaussians(self._stages(validation.normal)))
+        by_family = [_scores(*gaussians(self._stages(family))) for family in validation.pseudo_anomalies]
+        auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
+        self._best.check(self.backbone, self.global_step, float(auroc.mean()))
+        if self._best.num_without_gain >= self.patience:
+            self.trainer.should_stop = True
+
+    def _fit_spread(self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]) -> None:
+        """The units: the mean of every distance and score over support images that were held out, one at a time."""
+        unit = unit_patches(stages)
+        map_means, score_means = [], []
+        for held_out in held_out_folds(instance, MAX_FOLDS):
+            out, rest = held_out.nonzero()[:1, 0], ~held_out
+            gaussians = self.gaussians.unfitted()
+            gaussians.fit([stage[rest] for stage in stages], instance[rest])
+            nearest = [distance_to_sample(stage[out], stage[rest]) for stage in unit]
+            maps, scores = _measure(gaussians, [stage[out] for stage in stages], nearest)
+            map_means.append(torch.stack([part.mean() for part in maps]))
+            score_means.append(scores.mean(dim=1))
+        if map_means:  # else there is one view of one image: nothing to compare with
+            self.map_spread = torch.stack(map_means).mean(dim=0).clamp(min=MIN_SPREAD)
+            self.score_spread = torch.stack(score_means).mean(dim=0).clamp(min=MIN_SPREAD)
+
+
+class _Gaussians(nn.Module):
+    """The Gaussians of the averaged stages, and of the finest stages' patches, at unit length and as they are."""
+
+    def __init__(self, num_stages: int, spatial: Spatial) -> None:
+        super().__init__()
+        self.num_stages = num_stages
+        num_fine = min(NUM_FINE_STAGES, num_stages)
+        self.pooled = nn.ModuleList(Gaussian() for _ in range(num_stages))
+        self.patches = nn.ModuleList(PatchGaussian(spatial) for _ in range(2 * num_fine))
+
+    def fit(self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]) -> None:
+        for gaussian, level in zip(self.pooled, _average(stages), strict=True):
+            gaussian.fit(level)
+        for gaussian, patches in zip(self.patches, _fine(stages), strict=True):
+            gaussian.fit(patches, instance)
+
+    def forward(
+        self, stages: list[Float[Tensor, "b _ _ _"]]
+    ) -> tuple[list[Float[Tensor, " b"]], list[Float[Tensor, "b _ _"]]]:
+        """Mahalanobis distances of the averaged stages and of the patches."""
+        pooled = [
+            gaussian(level).clamp(min=MIN_SQUARED).sqrt()
+            for gaussian, level in zip(self.pooled, _average(stages), strict=True)
+        ]
+        return pooled, [gaussian(patches) for gaussian, patches in zip(self.patches, _fine(stages), strict=True)]
+
+    def unfitted(self) -> "_Gaussians":
+        """Gaussians to fit to a part of the support: shared or local as these are, which takes the whole to decide."""
+        copy = _Gaussians(self.num_stages, "shared")
+        for mine, other in zip(self.patches, copy.patches, strict=True):
+            other.spatial = "local" if mine.is_local else "shared"
+        return copy.to(self.patches[0].gaussian.mean.device)
+
+    def forget_covariances(self) -> None:
+        """Makes all distances Euclidean ones to the means."""
+        for part in self.modules():
+            if isinstance(part, Gaussian) and part.cholesky.numel():
+                part.cholesky = torch.eye(part.mean.shape[-1]).to(part.mean).expand_as(part.cholesky).contiguous()
+
+
+class _Validation(NamedTuple):
+    """What a check needs: views to fit to, held-out normal images, and pseudo-anomalies made of these."""
+
+    fitted: Float[Tensor, "n 3 h w"]
+    instance: Int[Tensor, " n"]
+    normal: Float[Tensor, "m 3 h w"]
+    pseudo_anomalies: Float[Tensor, "f m 3 h w"]
+    paths: frozenset[str]
+
+
+def _hold_out(support: Batch, families: Sequence[str], generator: torch.Generator) -> _Validation | None:
+    """Holds a quarter of the images out, or of the views if there is one image only; None if there is one view."""
+    instance = instances(support.path)
+    folds = held_out_folds(instance, max_folds=4)
+    if not folds:
+        return None
+    single = len(instance.unique()) == 1
+    held_out = folds[0]
+    chosen = torch.cat([(instance == i).nonzero()[:: 1 if single else 2, 0] for i in instance.unique()])
+    few = torch.zeros_like(held_out).index_fill(0, chosen, True)  # every other view is enough for a check
+    normal = support.image[held_out & few]
+    paths = (
+        frozenset() if single else frozenset(p for p, out in zip(support.path, held_out.tolist(), strict=True) if out)
+    )
+    fitted = ~held_out & few
+    return _Validation(
+        support.image[fitted], instance[fitted], normal, make_pseudo_anomalies(normal, generator, families), paths
+    )
+
+
+def _measure(
+    gaussians: _Gaussians, stages: list[Float[Tensor, "b _ _ _"]], nearest: list[Float[Tensor, "b _ _"]]
+) -> tuple[list[Float[Tensor, "b _ _"]], Float[Tensor, "3 b"]]:
+    """All maps; and the scores: the memory's largest distance, the Gaussians', and the averaged stages' mean."""
+    pooled, patches = gaussians(stages)
+    largest = join(nearest).flatten(1).amax(dim=1)
+    return patches + nearest, torch.stack([largest, *_scores(pooled, patches)])
+
+
+def _scores(
+    pooled: list[Float[Tensor, " b"]], patches: list[Float[Tensor, "b _ _"]]
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """The largest distance of patches of unit length, and the mean distance of the averaged stages."""
+    return join(patches[: len(patches) // 2]).flatten(1).amax(dim=1), torch.stack(pooled).mean(dim=0)
+
+
+def _average(stages: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _"]]:
+    return [stage.mean(dim=(2, 3)) for stage in stages]
+
+
+def _fine(stages: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _ _"]]:
+    """The finest stages at unit length, then as they are."""
+    finest = stages[:NUM_FINE_STAGES]
+    return unit_patches(finest) + finest
+
+
+def _mean(distances: list[Tensor]) -> Float[Tensor, ""]:
+    return torch.stack([distance.mean() for distance in distances]).mean()
