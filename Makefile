@@ -18,9 +18,11 @@ BENCH = $(BIN)/python -m anomaly_zoo.bench --method $(or $(METHOD),"") --shots $
 	--results $(RESULTS) $(if $(DATASET),--dataset $(DATASET)) $(if $(ROOT),--root $(ROOT)) \
 	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force) \
 	--engine $(ENGINE) $(if $(WORKERS),--workers $(WORKERS)) $(if $(ADDRESS),--address $(ADDRESS)) $(if $(DRY_RUN),--dry-run)
+ABLATE = $(subst --results $(RESULTS),--results $(RESULTS)/ablations/$(METHOD),$(BENCH))
+ABLATE_SHOTS ?= 1 2 4 8 16
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint type test test-slow check bench compare report docs bench-peers sync bench-engines drill lock clean
+.PHONY: help setup format lint type test test-slow check bench ablate compare report docs bench-peers sync bench-engines drill lock clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +58,12 @@ check: lint type test test-slow docs ## everything that CI checks
 
 bench: $(STAMP) ## run one method on a dataset: make bench METHOD=coft SHOTS=8
 	@$(BENCH)
+
+ablate: $(STAMP) ## what every part of a method gives: make ablate METHOD=coft
+	@test -d "configs/ablations/$(METHOD)" || { echo "METHOD=$(METHOD): there are ablations of $(notdir $(wildcard configs/ablations/*))."; exit 2; }
+	@$(subst --method $(METHOD),--method $(METHOD) patchcore_aug $(wildcard configs/ablations/$(METHOD)/*.yaml),$(ABLATE))
+	@$(subst --shots $(SHOTS),--shots $(ABLATE_SHOTS),$(ABLATE))
+	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)/ablations/$(METHOD) --by dataset --baseline $(METHOD) --metrics image_auroc aupro adapt_s
 
 compare: $(STAMP) ## the table of all results
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)

@@ -42,6 +42,27 @@ def test_a_method_file_says_what_runs_it_and_holds_nothing_but_the_method(method
     assert yaml.safe_load(file.read_text()).keys() == {"model"}
 
 
+ABLATIONS = sorted((CONFIGS / "ablations").glob("*/*.yaml"))
+
+
+def test_there_are_ablations() -> None:
+    assert {"coft", "gaussian"} <= {file.parent.name for file in ABLATIONS} <= method_files().keys()
+
+
+@pytest.mark.parametrize("file", ABLATIONS, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_an_ablation_is_the_method_but_for_a_few_numbers(file: Path, tiny_root: Path) -> None:
+    where = [f"--data.root={tiny_root}", "--data.category=alpha"]
+    method, ablation = resolve(file.parent.name, where), resolve(file, where)
+    assert method.pop("model")["class_path"] == ablation.pop("model")["class_path"]
+    assert method == ablation
+    own, changed = (
+        yaml.safe_load(path.read_text())["model"]["init_args"] for path in (method_files()[file.parent.name], file)
+    )
+    assert own.keys() == changed.keys()
+    assert 1 <= sum(own[key] != changed[key] for key in own) <= 3
+    assert f"make ablate METHOD={file.parent.name}" in file.read_text()
+
+
 def test_options_come_after_the_method_file_which_comes_after_the_protocol(tiny_root: Path, tmp_path: Path) -> None:
     file = write_method(tmp_path / "toy.yaml", data={"shots": 3, "views": 5})
     config = resolve(file, options(tiny_root))

@@ -197,3 +197,34 @@ def test_spec_rebuilds_the_architecture(name: str, stages: list[int] | None) -> 
 def test_random_weights_must_be_asked_for_by_name() -> None:
     with pytest.raises(ValueError, match="pre-trained weights for test_resnet"):
         Backbone("test_resnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen", "trained"),
+    [
+        ("tf_efficientnet_lite0", ["conv_stem", "bn1", "blocks.0", "blocks.1"], ["blocks.2", "blocks.6"]),
+        ("resnet18", ["conv1", "bn1", "layer1"], ["layer2", "layer4"]),
+        ("convnext_atto", ["stem", "stages.0"], ["stages.1", "stages.3"]),
+        (
+            "vit_tiny_patch16_224",
+            ["cls_token", "pos_embed", "patch_embed", "blocks.0", "blocks.5"],
+            ["blocks.6", "blocks.10"],
+        ),
+    ],
+)
+def test_early_stages_can_be_frozen(name: str, frozen: list[str], trained: list[str]) -> None:
+    backbone = Backbone(name, weights="none")
+    backbone.freeze_early_stages()
+    for part, expected in (*((part, False) for part in frozen), *((part, True) for part in trained)):
+        found = {
+            parameter.requires_grad
+            for key, parameter in backbone.model.named_parameters()
+            if key == part or key.startswith(f"{part}.")
+        }
+        assert found == {expected}, part
+
+
+def test_the_first_stage_has_nothing_before_it_to_freeze() -> None:
+    backbone = Backbone("resnet18", stages=[0, 2], weights="none")
+    backbone.freeze_early_stages()
+    assert all(parameter.requires_grad for parameter in backbone.parameters())

@@ -28,7 +28,8 @@ def aligned(seed: int) -> Tensor:
 
 def mahalanobis(samples: Tensor, queries: Tensor) -> np.ndarray:
     reference = LedoitWolf().fit(samples.double().numpy())
-    return np.sqrt(reference.mahalanobis(queries.double().numpy()))
+    distance: np.ndarray = np.sqrt(reference.mahalanobis(queries.double().numpy()))
+    return distance
 
 
 def test_shared_is_the_distance_to_one_gaussian_of_all_patches(instance: Tensor) -> None:

@@ -44,17 +44,18 @@ class COFT(AnomalyModule):
     length plus a part of the embedding's. Each distance counts in units of what held-out support images have.
 
     Args:
-        backbone: fine-tuned.
+        backbone: fine-tuned but for what comes before its stages.
         steps: optimizer updates.
         learning_rate: of Adam.
         support_views: views of every support image that the Gaussian and the memory are fitted on (the paper's N_A).
-        contrast: L_con, between two views of an image.
+        contrast: L_con, between two views of an image; `none` leaves it out.
         temperature: of `infonce`.
         cross_instance_weight: lambda_pp; 0 leaves L_pp out.
         negative_weight: lambda_np; 0 leaves L_np out.
         margin: cosine under which a synthetic negative is far enough from the normal images.
         negatives: families of synthetic negatives, see `nn/synthesis.py`.
-        embedding_weight: of the embedding's part of the image score, against 1 for the patches'.
+        patch_weight: of the patches' largest distance in the image score.
+        embedding_weight: of the embedding's distance in the image score.
         max_patches: of every stage that a memory keeps.
 
     Raises:
@@ -71,12 +72,13 @@ class COFT(AnomalyModule):
         steps: int = 10,
         learning_rate: float = 1e-5,
         support_views: int = 8,
-        contrast: Literal["simsiam", "infonce"] = "simsiam",
+        contrast: Literal["simsiam", "infonce", "none"] = "simsiam",
         temperature: float = 0.2,
         cross_instance_weight: float = 1.0,
         negative_weight: float = 1.0,
         margin: float = 0.0,
         negatives: Sequence[str] = tuple(FAMILIES),
+        patch_weight: float = 1.0,
         embedding_weight: float = 0.01,
         max_patches: int = 4096,
     ) -> None:
@@ -84,9 +86,10 @@ class COFT(AnomalyModule):
         unknown = sorted(set(negatives) - set(FAMILIES))
         if unknown or not negatives:
             raise ValueError(f"negatives={list(negatives)}: choose among {', '.join(FAMILIES)}.")
-        if min(cross_instance_weight, negative_weight, embedding_weight) < 0 or max_patches < 1:
+        if min(cross_instance_weight, negative_weight, patch_weight, embedding_weight) < 0 or max_patches < 1:
             raise ValueError(
-                f"{cross_instance_weight=}, {negative_weight=}, {embedding_weight=}, {max_patches=}: too small."
+                f"{cross_instance_weight=}, {negative_weight=}, {patch_weight=}, {embedding_weight=}, {max_patches=}: "
+                "too small."
             )
         self.contrast = contrast
         self.temperature = temperature
@@ -94,9 +97,11 @@ class COFT(AnomalyModule):
         self.negative_weight = negative_weight
         self.margin = margin
         self.negatives = list(negatives)
+        self.patch_weight = patch_weight
         self.embedding_weight = embedding_weight
         self.max_patches = max_patches
 
+        backbone.freeze_early_stages()
         length = sum(backbone.num_channels)
         self.projector = Projector(length)
         self.predictor: nn.Module = Projector(128, 32, 128) if contrast == "simsiam" else nn.Identity()
@@ -142,7 +147,7 @@ class COFT(AnomalyModule):
         patch_score = join(unit).flatten(1).amax(dim=1) / self.patch_spread
         embedding_score = self.gaussian(_embedding(features)).sqrt() / self.embedding_spread
         anomaly_map = to_image(distance, (image.shape[2], image.shape[3]))
-        return Prediction(anomaly_map, patch_score + self.embedding_weight * embedding_score)
+        return Prediction(anomaly_map, self.patch_weight * patch_score + self.embedding_weight * embedding_score)
 
     def _held_out_spread(
         self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]
@@ -175,6 +180,8 @@ class COFT(AnomalyModule):
         return _embedding(self.backbone(image))
 
     def _contrast(self, z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]) -> Tensor:
+        if self.contrast == "none":
+            return z1.new_zeros(())
         if self.contrast == "infonce":
             return infonce_loss(z1, z2, self.temperature)
         return simsiam_loss(self.predictor(z1), self.predictor(z2), z1, z2)

@@ -9,23 +9,20 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.features import join, to_image, unit_patches
-from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
-from anomaly_zoo.nn.patch_gaussian import MIN_SQUARED, PatchGaussian
+from anomaly_zoo.nn.patch_gaussian import Spatial
 from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
+from anomaly_zoo.nn.stage_gaussians import NUM_FINE_STAGES, StageGaussians
 from anomaly_zoo.nn.validation import BestState, held_out_folds, instances, separation
 from anomaly_zoo.types import Batch, Prediction
 
-NUM_FINE_STAGES = 2  # the finest ones have Gaussians of patches
 MAX_FOLDS = 8
 MIN_SPREAD = 1e-6
-
-Spatial = Literal["shared", "local", "auto"]
 
 
 class GaussianAD(AnomalyModule):
@@ -39,7 +36,7 @@ class GaussianAD(AnomalyModule):
     and of the averaged stages'. Each distance counts in units of what held-out support images have.
 
     Args:
-        backbone: fine-tuned.
+        backbone: fine-tuned but for what comes before its stages.
         steps: at most as many optimizer updates; 0 is the frozen predecessor.
         learning_rate: of Adam.
         support_views: views of every support image that the Gaussians and the memory are fitted on.
@@ -94,10 +91,11 @@ class GaussianAD(AnomalyModule):
         self.patience = patience
         self.max_patches = max_patches
 
+        backbone.freeze_early_stages()
         num_stages = len(backbone.stages)
-        self.gaussians = _Gaussians(num_stages, spatial)
+        self.gaussians = StageGaussians(num_stages, spatial)
         self.memory = PatchMemory(num_stages)
-        self.register_buffer("map_spread", torch.ones(len(self.gaussians.patches) + num_stages))
+        self.register_buffer("map_spread", torch.ones(len(self.gaussians.patches) + min(NUM_FINE_STAGES, num_stages)))
         self.register_buffer("score_spread", torch.ones(3))
         self.register_buffer("best_step", torch.tensor(0))
         self.register_buffer("validation_curve", torch.empty(0, 2))  # step, AUROC
@@ -150,7 +148,8 @@ class GaussianAD(AnomalyModule):
         stages = self.backbone(image)
         maps, scores = _measure(self.gaussians, stages, self.memory(unit_patches(stages)))
         memory_weight = self.score_weights[0]
-        weights = [1.0] * len(self.gaussians.patches) + [memory_weight] * self.gaussians.num_stages
+        num_gaussians = len(self.gaussians.patches)
+        weights = [1.0] * num_gaussians + [memory_weight] * (len(maps) - num_gaussians)
         weighted = [weight * part / spread for weight, part, spread in zip(weights, maps, self.map_spread, strict=True)]
         image_score = (scores.T / self.score_spread) @ scores.new_tensor(self.score_weights)
         return Prediction(to_image(join(weighted), (image.shape[2], image.shape[3])), image_score)
@@ -188,46 +187,6 @@ class GaussianAD(AnomalyModule):
             self.score_spread = torch.stack(score_means).mean(dim=0).clamp(min=MIN_SPREAD)
 
 
-class _Gaussians(nn.Module):
-    """The Gaussians of the averaged stages, and of the finest stages' patches, at unit length and as they are."""
-
-    def __init__(self, num_stages: int, spatial: Spatial) -> None:
-        super().__init__()
-        self.num_stages = num_stages
-        num_fine = min(NUM_FINE_STAGES, num_stages)
-        self.pooled = nn.ModuleList(Gaussian() for _ in range(num_stages))
-        self.patches = nn.ModuleList(PatchGaussian(spatial) for _ in range(2 * num_fine))
-
-    def fit(self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]) -> None:
-        for gaussian, level in zip(self.pooled, _average(stages), strict=True):
-            gaussian.fit(level)
-        for gaussian, patches in zip(self.patches, _fine(stages), strict=True):
-            gaussian.fit(patches, instance)
-
-    def forward(
-        self, stages: list[Float[Tensor, "b _ _ _"]]
-    ) -> tuple[list[Float[Tensor, " b"]], list[Float[Tensor, "b _ _"]]]:
-        """Mahalanobis distances of the averaged stages and of the patches."""
-        pooled = [
-            gaussian(level).clamp(min=MIN_SQUARED).sqrt()
-            for gaussian, level in zip(self.pooled, _average(stages), strict=True)
-        ]
-        return pooled, [gaussian(patches) for gaussian, patches in zip(self.patches, _fine(stages), strict=True)]
-
-    def unfitted(self) -> "_Gaussians":
-        """Gaussians to fit to a part of the support: shared or local as these are, which takes the whole to decide."""
-        copy = _Gaussians(self.num_stages, "shared")
-        for mine, other in zip(self.patches, copy.patches, strict=True):
-            other.spatial = "local" if mine.is_local else "shared"
-        return copy.to(self.patches[0].gaussian.mean.device)
-
-    def forget_covariances(self) -> None:
-        """Makes all distances Euclidean ones to the means."""
-        for part in self.modules():
-            if isinstance(part, Gaussian) and part.cholesky.numel():
-                part.cholesky = torch.eye(part.mean.shape[-1]).to(part.mean).expand_as(part.cholesky).contiguous()
-
-
 class _Validation(NamedTuple):
     """What a check needs: views to fit to, held-out normal images, and pseudo-anomalies made of these."""
 
@@ -244,13 +203,15 @@ def _hold_out(support: Batch, families: Sequence[str], generator: torch.Generato
     folds = held_out_folds(instance, max_folds=4)
     if not folds:
         return None
-    single = len(instance.unique()) == 1
+    images = torch.unique(instance)
     held_out = folds[0]
-    chosen = torch.cat([(instance == i).nonzero()[:: 1 if single else 2, 0] for i in instance.unique()])
+    chosen = torch.cat([(instance == i).nonzero()[:: 1 if len(images) == 1 else 2, 0] for i in images])
     few = torch.zeros_like(held_out).index_fill(0, chosen, True)  # every other view is enough for a check
     normal = support.image[held_out & few]
     paths = (
-        frozenset() if single else frozenset(p for p, out in zip(support.path, held_out.tolist(), strict=True) if out)
+        frozenset()
+        if len(images) == 1
+        else frozenset(p for p, out in zip(support.path, held_out.tolist(), strict=True) if out)
     )
     fitted = ~held_out & few
     return _Validation(
@@ -259,12 +220,12 @@ def _hold_out(support: Batch, families: Sequence[str], generator: torch.Generato
 
 
 def _measure(
-    gaussians: _Gaussians, stages: list[Float[Tensor, "b _ _ _"]], nearest: list[Float[Tensor, "b _ _"]]
+    gaussians: StageGaussians, stages: list[Float[Tensor, "b _ _ _"]], nearest: list[Float[Tensor, "b _ _"]]
 ) -> tuple[list[Float[Tensor, "b _ _"]], Float[Tensor, "3 b"]]:
     """All maps; and the scores: the memory's largest distance, the Gaussians', and the averaged stages' mean."""
     pooled, patches = gaussians(stages)
     largest = join(nearest).flatten(1).amax(dim=1)
-    return patches + nearest, torch.stack([largest, *_scores(pooled, patches)])
+    return patches + nearest[:NUM_FINE_STAGES], torch.stack([largest, *_scores(pooled, patches)])
 
 
 def _scores(
@@ -272,16 +233,6 @@ def _scores(
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The largest distance of patches of unit length, and the mean distance of the averaged stages."""
     return join(patches[: len(patches) // 2]).flatten(1).amax(dim=1), torch.stack(pooled).mean(dim=0)
-
-
-def _average(stages: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _"]]:
-    return [stage.mean(dim=(2, 3)) for stage in stages]
-
-
-def _fine(stages: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _ _"]]:
-    """The finest stages at unit length, then as they are."""
-    finest = stages[:NUM_FINE_STAGES]
-    return unit_patches(finest) + finest
 
 
 def _mean(distances: list[Tensor]) -> Float[Tensor, ""]:

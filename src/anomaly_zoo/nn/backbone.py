@@ -79,6 +79,19 @@ class Backbone(nn.Module):
         """Stays in evaluation mode, whatever the parent does."""
         return super().train(False)
 
+    def freeze_early_stages(self) -> None:
+        """Freezes all that comes before the first of the stages: a CNN's strides below it, a ViT's blocks.
+
+        Early features are general, and their gradients cost most of the memory and much of the time of a step.
+        """
+        if not self.stages[0]:
+            return
+        last = self.model.feature_info[self.stages[0] - 1]["module"]
+        names = [name for name, _ in self.model.named_parameters()]
+        end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
+        for parameter in list(self.model.parameters())[: end + 1]:
+            parameter.requires_grad_(False)
+
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The feature maps of the stages, finest first."""
         if self._is_vit:  # its patches must tile the image

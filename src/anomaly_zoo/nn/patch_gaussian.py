@@ -17,6 +17,8 @@ from anomaly_zoo.nn.validation import held_out_folds
 MIN_SQUARED = 1e-12  # the root has no gradient at 0
 MAX_LOCAL_BYTES = 2**28  # of the factors of all positions, above which `auto` does not try
 
+Spatial = Literal["shared", "local", "auto"]
+
 
 class PatchGaussian(nn.Module):
     """A Gaussian of the patches of a feature map: one for all positions, or one for each.
@@ -29,7 +31,7 @@ class PatchGaussian(nn.Module):
         spatial: `shared`, `local`, or `auto`.
     """
 
-    def __init__(self, spatial: Literal["shared", "local", "auto"] = "auto") -> None:
+    def __init__(self, spatial: Spatial = "auto") -> None:
         super().__init__()
         self.spatial = spatial
         self.gaussian = Gaussian()
@@ -57,7 +59,7 @@ class PatchGaussian(nn.Module):
     def forward(self, feature: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
         """Mahalanobis distance (the root of the squared one) of every patch."""
         patches = feature.movedim(1, 3)
-        squared = self.gaussian(patches.flatten(1, 2) if self.is_local else patches.flatten(0, 2))
+        squared: Tensor = self.gaussian(patches.flatten(1, 2) if self.is_local else patches.flatten(0, 2))
         return squared.clamp(min=MIN_SQUARED).sqrt().view(patches.shape[:3])
 
     def _likelier(self, feature: Tensor, instance: Tensor) -> Literal["shared", "local"]:
