@@ -1,5 +1,6 @@
 """What every method in configs/methods promises, whatever it does inside."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,30 @@ def test_finds_a_trivial_defect(adapted: Adapted) -> None:
     assert metrics["aupro"] > 0.5
 
 
-def test_same_seed_gives_the_same_scores_to_the_last_bit(adapted: Adapted, request: pytest.FixtureRequest) -> None:
-    method = request.node.callspec.params["adapted"]
-    again = Adapted(_config(method, adapted.cli.datamodule.root))
+def test_same_seed_gives_the_same_scores_to_the_last_bit_whatever_the_test_labels(
+    adapted: Adapted, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    root = tmp_path / "tiny"
+    shutil.copytree(adapted.cli.datamodule.root, root)
+    test = root / "alpha" / "test"
+    for old, new in (("good", "kept"), ("large", "good"), ("kept", "large")):  # normal becomes anomalous and vice versa
+        (test / old).rename(test / new)
+    again = Adapted(_config(request.node.callspec.params["adapted"], root))
+    assert not torch.equal(adapted.images, again.images)  # they come in another order, by label
     for first, second in zip(adapted.scores(adapted.images), again.scores(adapted.images), strict=True):
         assert torch.equal(first, second)
+    mine = again.module.state_dict()
+    assert all(torch.equal(value, mine[name]) for name, value in adapted.module.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_support_image_is_enough(method: str, tiny_root: Path) -> None:
+    config = _config(method, tiny_root)
+    config["data"]["shots"] = 1
+    single = Adapted(config)
+    single.cli.trainer.test(single.module, datamodule=single.cli.datamodule, verbose=False)
+    assert single.cli.evaluation.metrics["image_auroc"] > 0.5
+    assert all(prediction.isfinite().all() for prediction in single.scores(single.images))
 
 
 def test_checkpoint_gives_the_same_scores_to_the_last_bit(adapted: Adapted, tmp_path: Path) -> None:
