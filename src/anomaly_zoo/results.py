@@ -7,17 +7,17 @@ in the folder `seed=0/`, which readers never open.
 
 import gc
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, field, fields
-from inspect import formatannotation
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict
 
-from anomaly_zoo.json_types import checker, unwritable
+import msgspec
 
 SCHEMA_VERSION = 1
 _PATTERN = "*/*/*/shots=*/seed=*.json"
@@ -131,7 +131,12 @@ def save(result: Result, store: Path) -> Path:
     """
     path = result.path_in(store)
     record = {part.name: getattr(result, part.name) for part in fields(result)}
-    if problem := next(unwritable(record), None) or _problem(record):
+    problem = next(_unwritable(record), None) or _contradiction(result)
+    try:
+        msgspec.convert(record, Result)
+    except msgspec.ValidationError as error:
+        problem = problem or str(error)
+    if problem:
         raise ValueError(f"cannot save {path}: {problem}; the reason for a metric without a value goes into undefined")
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     write_whole(path, text.encode())
@@ -165,16 +170,22 @@ def load(path: Path) -> Result:
     Raises:
         ValueError: if the file is damaged, lacks a field, has one of the wrong type, or comes from a newer version.
     """
+    content = path.read_bytes()
     try:
-        record = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        record = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        schema = msgspec.json.decode(record.get("schema", b"null"))
+        if isinstance(schema, int) and schema > SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo")
+        if missing := _REQUIRED - record.keys():
+            raise ValueError(f"{path}: it lacks {', '.join(sorted(missing))}: {_REPAIR}")
+        result = msgspec.json.decode(content, type=Result)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}: {_REPAIR}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not whole JSON ({error}): {_REPAIR}") from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo")
-    if problem := _problem(record):
+    if problem := _contradiction(result):
         raise ValueError(f"{path}: {problem}: {_REPAIR}")
-    return Result(**{name: record[name] for name in _KINDS if name in record})
+    return result
 
 
 def load_all(store: Path) -> list[Result]:
@@ -240,17 +251,25 @@ def conflicting_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return keys
 
 
-_KINDS = get_type_hints(Result)
+_REQUIRED = {part.name for part in fields(Result)} - _OPTIONAL
 
 
-def _problem(record: Any) -> str | None:
-    """What keeps `record` from being a result, None if nothing does."""
-    if not isinstance(record, dict):
-        return "it is not a JSON object"
-    if missing := _KINDS.keys() - record.keys() - _OPTIONAL:
-        return f"it lacks {', '.join(sorted(missing))}"
-    if wrong := [name for name, kind in _KINDS.items() if name in record and not checker(kind)(record[name])]:
-        return "; ".join(f"{name} must be {formatannotation(_KINDS[name])}, numbers finite" for name in wrong)
-    if (record["status"] == "failed") != (record["error"] is not None):
-        return f"a run has an error exactly if it failed: status={record['status']!r}, error={record['error']!r}"
+def _contradiction(result: Result) -> str | None:
+    """What two fields say against each other, None if nothing."""
+    if (result.status == "failed") != (result.error is not None):
+        return f"a run has an error exactly if it failed: status={result.status!r}, error={result.error!r}"
     return None
+
+
+def _unwritable(value: Any, name: str = "") -> Iterator[str]:
+    """Says of everything inside `value` that JSON cannot hold where it is and what it is."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _unwritable(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _unwritable(item, f"{name}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{name} is {float(value)}, which is not finite"
+    elif not isinstance(value, (str, int, float, type(None))):
+        yield f"{name} is a {type(value).__name__}, which JSON cannot hold"
