@@ -1,0 +1,286 @@
+"""Pruning of a backbone: channels out of its hidden layers, or single weights; what it costs before and after.
+
+Channels are removed by torch-pruning, whose dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to
+lose a channel together. The widths of the backbone's stages stay, so that a pruned student's features can be compared
+with its teacher's without an adapter (ours).
+"""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+import torch_pruning as tp
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from anomaly_zoo.nn.backbone import Backbone
+
+Criterion = Literal["l1", "l2", "fpgm", "random", "taylor", "lamp", "batchnorm"]
+"""What makes a channel unimportant: small weights (l1, l2, lamp), weights near the others' geometric median (fpgm), a
+small influence on the features (taylor), a small scale of its batch normalisation; or chance."""
+
+Scope = Literal["layer", "global"]
+"""Where channels compete: every layer loses the same ratio, or the network as a whole does."""
+
+History = list[tuple[str, bool, list[int]]]
+"""What was removed, in order: the layer's name, whether output (else input) channels, and which. Plain values."""
+
+MAX_RATIO = 0.95
+_TRACED_SIZE_PX = 64
+
+
+def prune_channels(
+    backbone: Backbone, ratio: float, criterion: Criterion, scope: Scope, image: Float[Tensor, "b 3 h w"]
+) -> History:
+    """Removes the least important channels of the hidden layers, in place; its stages keep their widths.
+
+    Hidden is every layer whose channels do not reach a stage's output, not even by way of a residual connection. In a
+    transformer these are the hidden layers of the MLPs; attention is left as it is.
+
+    Args:
+        backbone: a CNN or a ViT, on any device.
+        ratio: of the channels, removed per layer or of the whole; 0 to `MAX_RATIO`. A layer keeps at least one.
+        criterion: of importance.
+        scope: where channels compete.
+        image: normal images in [0, 1]; only `taylor` looks at them.
+
+    Returns:
+        What `replay` needs to do the same to a copy of the network.
+
+    Raises:
+        ValueError: a ratio out of range, an unknown criterion, or `batchnorm` without batch normalisation.
+    """
+    if not 0 <= ratio <= MAX_RATIO:
+        raise ValueError(f"pruning_ratio={ratio}: choose 0 to {MAX_RATIO}.")
+    if criterion not in get_args(Criterion):
+        raise ValueError(f"criterion={criterion!r}: choose one of {', '.join(get_args(Criterion))}.")
+    if criterion == "batchnorm" and not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
+        raise ValueError(f"criterion='batchnorm': {backbone.name} has no batch normalisation. Choose another one.")
+    if ratio == 0:
+        return []
+    with _traceable(backbone) as probed:
+        if criterion == "taylor":
+            _accumulate_influence(backbone, image)
+        pruner = tp.pruner.BasePruner(
+            probed,
+            probed.example(),
+            importance=_importance(criterion),
+            pruning_ratio=ratio,
+            max_pruning_ratio=MAX_RATIO,
+            global_pruning=scope == "global",
+            ignored_layers=_layers_to_keep(probed),
+            unwrapped_parameters=_loose_parameters(probed),
+        )
+        pruner.step()
+        history = pruner.pruning_history()
+    return [(name, bool(is_output), [int(i) for i in channels]) for name, is_output, channels in history]
+
+
+def replay(backbone: Backbone, history: History) -> None:
+    """Removes the channels that another copy of the network has lost, in place: its shapes are then the same.
+
+    Args:
+        backbone: as built, before any pruning.
+        history: from one `prune_channels`, or the histories of several, joined in their order.
+    """
+    if not history:
+        return
+    with _traceable(backbone) as probed:
+        graph = tp.DependencyGraph().build_dependency(
+            probed, probed.example(), unwrapped_parameters=_loose_parameters(probed)
+        )
+        graph.load_pruning_history([(name, is_output, list(channels)) for name, is_output, channels in history])
+
+
+def mask_weights(backbone: Backbone, ratio: float, scope: Scope) -> list[str]:
+    """Sets the smallest weights of the hidden layers to 0 for good, in place; shapes and speed stay.
+
+    Args:
+        backbone: a CNN or a ViT. Layers that are masked already stay so: raise the ratio to mask more of them.
+        ratio: of the weights, per layer or of all layers together; 0 to `MAX_RATIO`.
+        scope: where weights compete.
+
+    Returns:
+        The names of the masked layers; with them `add_masks` prepares a copy for the state dict.
+
+    Raises:
+        ValueError: a ratio out of range.
+    """
+    if not 0 <= ratio <= MAX_RATIO:
+        raise ValueError(f"pruning_ratio={ratio}: choose 0 to {MAX_RATIO}.")
+    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if ratio == 0:
+        return []
+    add_masks(backbone, names)
+    layers: list[Any] = [backbone.get_submodule(name) for name in names]
+    sizes = [layer.weight.detach().abs() for layer in layers]
+    pooled = torch.cat([size.flatten() for size in sizes])
+    for layer, size in zip(layers, sizes, strict=True):
+        values = pooled if scope == "global" else size.flatten()
+        threshold = values.kthvalue(max(1, int(ratio * len(values)))).values
+        layer.parametrizations.weight[0].kept.copy_(size > threshold)
+    return names
+
+
+def add_masks(backbone: Backbone, names: list[str]) -> None:
+    """Gives layers a mask of ones, in place; those that have one keep it.
+
+    Args:
+        backbone: the network.
+        names: of its layers with weights, relative to the backbone.
+    """
+    for name in names:
+        layer = backbone.get_submodule(name)
+        if not parametrize.is_parametrized(layer, "weight"):
+            mask = _Mask(torch.ones_like(layer.weight, dtype=torch.bool))  # type: ignore[arg-type] # a Parameter
+            parametrize.register_parametrization(layer, "weight", mask, unsafe=True)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        params: number of parameters that are not 0.
+        macs: multiply-accumulate operations per image.
+        latency_ms: median milliseconds per batch, warm.
+    """
+
+    params: int
+    macs: int
+    latency_ms: float
+
+
+@torch.no_grad()
+def cost(backbone: nn.Module, image: Float[Tensor, "b 3 h w"], repeats: int = 20) -> Cost:
+    """Counts and times a network on this machine.
+
+    Args:
+        backbone: in evaluation mode, on the images' device.
+        image: one batch in [0, 1].
+        repeats: timed forward passes, after three untimed ones.
+    """
+    with torch.enable_grad():  # torch-pruning counts on a copy, which has to be one of plain weights
+        macs, _ = tp.utils.count_ops_and_params(copy.deepcopy(backbone), image[:1])
+    params = sum(int(parameter.count_nonzero()) for parameter in _effective_parameters(backbone))
+    times = []
+    for repeat in range(repeats + 3):
+        start = perf_counter()
+        backbone(image)
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
+        if repeat >= 3:
+            times.append(1000 * (perf_counter() - start))
+    return Cost(params, int(macs), median(times))
+
+
+class _Mask(nn.Module):
+    kept: Tensor
+
+    def __init__(self, kept: Bool[Tensor, "..."]) -> None:
+        super().__init__()
+        self.register_buffer("kept", kept)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.kept
+
+
+class _Probed(nn.Module):
+    """A backbone with a layer on each stage, by which the graph shows which channels reach the stages' outputs."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        device = backbone.mean.device
+        self.probes = nn.ModuleList(nn.Conv2d(channels, 2, 1, device=device) for channels in backbone.num_channels)
+
+    def example(self) -> Float[Tensor, "1 3 h w"]:
+        return torch.zeros(1, 3, _TRACED_SIZE_PX, _TRACED_SIZE_PX, device=self.backbone.mean.device)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [probe(feature) for probe, feature in zip(self.probes, self.backbone(image), strict=True)]
+
+
+@contextmanager
+def _traceable(backbone: Backbone) -> Iterator[_Probed]:
+    """Lets gradients through everything, by which the graph is traced, and tidies up afterwards."""
+    trainable = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's hints on what it skips
+        with torch.random.fork_rng(devices=[]):
+            probed = _Probed(backbone)  # draws initial weights
+        yield probed.eval().requires_grad_(True)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name in trainable)
+        parameter.grad = None
+    backbone.to(memory_format=torch.channels_last)
+
+
+def _importance(criterion: Criterion) -> Any:
+    kinds = {
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "fpgm": tp.importance.FPGMImportance,
+        "random": tp.importance.RandomImportance,
+        "taylor": tp.importance.GroupTaylorImportance,
+        "lamp": tp.importance.LAMPImportance,
+        "batchnorm": tp.importance.BNScaleImportance,
+    }
+    return kinds[criterion]()
+
+
+def _layers_to_keep(probed: _Probed) -> list[nn.Module]:
+    """The layers whose channels reach a stage's output, and attention, whose heads fix its widths."""
+    graph = tp.DependencyGraph().build_dependency(
+        probed, probed.example(), unwrapped_parameters=_loose_parameters(probed)
+    )
+    keep: list[nn.Module] = list(probed.probes)
+    for module in probed.backbone.modules():
+        if hasattr(module, "num_heads"):
+            keep += [part for part in module.modules() if isinstance(part, nn.Linear)]
+    probes = set(probed.probes)
+    for group in graph.get_all_groups():
+        if any(dependency.target.module in probes for dependency, _ in group):
+            keep += [part.target.module for part, _ in group if graph.is_out_channel_pruning_fn(part.handler)]
+    return keep
+
+
+def _loose_parameters(network: nn.Module) -> dict[nn.Parameter, int]:
+    """Parameters that belong to no layer that the library knows, such as tokens and scales, with their channels' axis."""
+    known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+    return {
+        parameter: parameter.dim() - 1
+        for module in network.modules()
+        if not isinstance(module, known)
+        for parameter in module.parameters(recurse=False)
+    }
+
+
+def _accumulate_influence(backbone: Backbone, image: Float[Tensor, "b 3 h w"]) -> None:
+    """Leaves a gradient on every weight: how much it moves the features, in a random direction.
+
+    The distillation loss cannot tell, since its gradient is 0 where the student equals its teacher. Its curvature is
+    the squared norm of the features' derivative, of which a random projection of the unit features is an estimate.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for images in torch.split(image[:16], 8):
+        for feature in backbone(images):
+            direction = torch.randn(feature.shape, generator=generator).to(feature)
+            ((F.normalize(feature, dim=1) * direction).sum() / direction.numel() ** 0.5).backward(retain_graph=True)
+
+
+def _effective_parameters(network: nn.Module) -> Iterator[Tensor]:
+    """The parameters as they act: a masked weight with its zeros."""
+    for module in network.modules():
+        if parametrize.is_parametrized(module):
+            yield from (getattr(module, name) for name in module.parametrizations)  # type: ignore[union-attr, operator]
+        elif not isinstance(module, parametrize.ParametrizationList):
+            yield from module.parameters(recurse=False)
