@@ -1,25 +1,20 @@
-"""Pruning of a backbone: channels out of its hidden layers, or single weights; what it costs before and after.
+"""Structured pruning of a backbone: channels are taken out of its hidden layers.
 
-Channels are removed by torch-pruning, whose dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to
-lose a channel together. The widths of the backbone's stages stay, so that a pruned student's features can be compared
-with its teacher's without an adapter (ours).
+torch-pruning removes the channels; its dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to lose
+a channel together. The widths of the stages stay, so that the features of a pruned student can be compared with those of
+its teacher without an adapter (ours).
 """
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from statistics import median
-from time import perf_counter
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from anomaly_zoo.nn.backbone import Backbone
 
@@ -58,8 +53,7 @@ def prune_channels(
     Raises:
         ValueError: a ratio out of range, an unknown criterion, or `batchnorm` without batch normalisation.
     """
-    if not 0 <= ratio <= MAX_RATIO:
-        raise ValueError(f"pruning_ratio={ratio}: choose 0 to {MAX_RATIO}.")
+    check_ratio(ratio)
     if criterion not in get_args(Criterion):
         raise ValueError(f"criterion={criterion!r}: choose one of {', '.join(get_args(Criterion))}.")
     if criterion == "batchnorm" and not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
@@ -100,97 +94,14 @@ def replay(backbone: Backbone, history: History) -> None:
         graph.load_pruning_history([(name, is_output, list(channels)) for name, is_output, channels in history])
 
 
-def mask_weights(backbone: Backbone, ratio: float, scope: Scope) -> list[str]:
-    """Sets the smallest weights of the hidden layers to 0 for good, in place; shapes and speed stay.
-
-    Args:
-        backbone: a CNN or a ViT. Layers that are masked already stay so: raise the ratio to mask more of them.
-        ratio: of the weights, per layer or of all layers together; 0 to `MAX_RATIO`.
-        scope: where weights compete.
-
-    Returns:
-        The names of the masked layers; with them `add_masks` prepares a copy for the state dict.
+def check_ratio(ratio: float) -> None:
+    """Refuses what is not a pruning ratio.
 
     Raises:
         ValueError: a ratio out of range.
     """
     if not 0 <= ratio <= MAX_RATIO:
         raise ValueError(f"pruning_ratio={ratio}: choose 0 to {MAX_RATIO}.")
-    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    if ratio == 0:
-        return []
-    add_masks(backbone, names)
-    layers: list[Any] = [backbone.get_submodule(name) for name in names]
-    sizes = [layer.weight.detach().abs() for layer in layers]
-    pooled = torch.cat([size.flatten() for size in sizes])
-    for layer, size in zip(layers, sizes, strict=True):
-        values = pooled if scope == "global" else size.flatten()
-        threshold = values.kthvalue(max(1, int(ratio * len(values)))).values
-        layer.parametrizations.weight[0].kept.copy_(size > threshold)
-    return names
-
-
-def add_masks(backbone: Backbone, names: list[str]) -> None:
-    """Gives layers a mask of ones, in place; those that have one keep it.
-
-    Args:
-        backbone: the network.
-        names: of its layers with weights, relative to the backbone.
-    """
-    for name in names:
-        layer = backbone.get_submodule(name)
-        if not parametrize.is_parametrized(layer, "weight"):
-            mask = _Mask(torch.ones_like(layer.weight, dtype=torch.bool))  # type: ignore[arg-type] # a Parameter
-            parametrize.register_parametrization(layer, "weight", mask, unsafe=True)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a network costs.
-
-    Attributes:
-        params: number of parameters that are not 0.
-        macs: multiply-accumulate operations per image.
-        latency_ms: median milliseconds per batch, warm.
-    """
-
-    params: int
-    macs: int
-    latency_ms: float
-
-
-@torch.no_grad()
-def cost(backbone: nn.Module, image: Float[Tensor, "b 3 h w"], repeats: int = 20) -> Cost:
-    """Counts and times a network on this machine.
-
-    Args:
-        backbone: in evaluation mode, on the images' device.
-        image: one batch in [0, 1].
-        repeats: timed forward passes, after three untimed ones.
-    """
-    with torch.enable_grad():  # torch-pruning counts on a copy, which has to be one of plain weights
-        macs, _ = tp.utils.count_ops_and_params(copy.deepcopy(backbone), image[:1])
-    params = sum(int(parameter.count_nonzero()) for parameter in _effective_parameters(backbone))
-    times = []
-    for repeat in range(repeats + 3):
-        start = perf_counter()
-        backbone(image)
-        if image.is_cuda:
-            torch.cuda.synchronize(image.device)
-        if repeat >= 3:
-            times.append(1000 * (perf_counter() - start))
-    return Cost(params, int(macs), median(times))
-
-
-class _Mask(nn.Module):
-    kept: Tensor
-
-    def __init__(self, kept: Bool[Tensor, "..."]) -> None:
-        super().__init__()
-        self.register_buffer("kept", kept)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.kept
 
 
 class _Probed(nn.Module):
@@ -254,7 +165,7 @@ def _layers_to_keep(probed: _Probed) -> list[nn.Module]:
 
 
 def _loose_parameters(network: nn.Module) -> dict[nn.Parameter, int]:
-    """Parameters that belong to no layer that the library knows, such as tokens and scales, with their channels' axis."""
+    """Parameters of no layer that the library knows, such as tokens and scales, with the axis of channels."""
     known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
     return {
         parameter: parameter.dim() - 1
@@ -275,12 +186,3 @@ def _accumulate_influence(backbone: Backbone, image: Float[Tensor, "b 3 h w"]) -
         for feature in backbone(images):
             direction = torch.randn(feature.shape, generator=generator).to(feature)
             ((F.normalize(feature, dim=1) * direction).sum() / direction.numel() ** 0.5).backward(retain_graph=True)
-
-
-def _effective_parameters(network: nn.Module) -> Iterator[Tensor]:
-    """The parameters as they act: a masked weight with its zeros."""
-    for module in network.modules():
-        if parametrize.is_parametrized(module):
-            yield from (getattr(module, name) for name in module.parametrizations)  # type: ignore[union-attr, operator]
-        elif not isinstance(module, parametrize.ParametrizationList):
-            yield from module.parameters(recurse=False)
