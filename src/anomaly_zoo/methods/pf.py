@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone, Frozen
-from anomaly_zoo.nn.distillation import discrepancy, distillation_loss, found_negatives, unit_discrepancy
+from anomaly_zoo.nn.distillation import discrepancy, distillation_loss, found_negatives
 from anomaly_zoo.nn.features import join, to_image
 from anomaly_zoo.nn.pruning import Criterion, Scope, check_ratio
 from anomaly_zoo.nn.student import Structure, Student, stages_of
@@ -23,7 +23,6 @@ from anomaly_zoo.types import Batch, Prediction
 
 MIN_SPREAD = 1e-6
 NUM_FOLDS = 4  # one of which is held out to choose ratio and steps
-BATCH = 8
 CHECKS = 3  # of the budget of steps
 
 
@@ -49,6 +48,7 @@ class PF(AnomalyModule):
         initial: whether the student starts from the backbone's weights or from random ones.
         fresh_views: whether every step sees new augmented views, or some of the support's `support_views` views, whose
             teacher features are computed once.
+        images_per_step: at most as many as a training batch has if `fresh_views`.
         discrepancy_weight: of the discrepancy in map and image score.
         memory_weight: of the distance to the support in both; 0 leaves it out.
         max_patches: of every stage that a memory keeps.
@@ -57,8 +57,7 @@ class PF(AnomalyModule):
         ValueError: a number out of range.
     """
 
-    raw_spread: Tensor
-    unit_spread: Tensor
+    spread: Tensor
     view: Tensor
 
     def __init__(
@@ -74,9 +73,10 @@ class PF(AnomalyModule):
         rounds: int = 1,
         initial: Literal["pretrained", "random"] = "pretrained",
         fresh_views: bool = False,
+        images_per_step: int = 4,
         discrepancy_weight: float = 1.0,
         memory_weight: float = 1.0,
-        max_patches: int = 4096,
+        max_patches: int = 8192,
     ) -> None:
         super().__init__(backbone, steps=steps, support_views=support_views, learning_rate=learning_rate)
         self.ratios = list(pruning_ratio) if isinstance(pruning_ratio, Sequence) else [pruning_ratio]
@@ -84,14 +84,17 @@ class PF(AnomalyModule):
             check_ratio(ratio)
         if not self.ratios or rounds < 1 or (rounds > 1 and len(self.ratios) > 1):
             raise ValueError(f"{pruning_ratio=}, {rounds=}: need one ratio, or several and 1 round.")
-        if min(discrepancy_weight, memory_weight) < 0 or discrepancy_weight + memory_weight == 0 or max_patches < 1:
-            raise ValueError(f"{discrepancy_weight=}, {memory_weight=}, {max_patches=}: too small.")
+        if min(discrepancy_weight, memory_weight) < 0 or discrepancy_weight + memory_weight == 0:
+            raise ValueError(f"{discrepancy_weight=}, {memory_weight=}: need 0 or more, and not both 0.")
+        if min(max_patches, images_per_step) < 1:
+            raise ValueError(f"{max_patches=}, {images_per_step=}: need 1 or more.")
         self.criterion = criterion
         self.scope = scope
         self.structure = structure
         self.rounds = rounds
         self.initial = initial
         self.fresh_views = fresh_views
+        self.images_per_step = images_per_step
         self.discrepancy_weight = discrepancy_weight
         self.memory_weight = memory_weight
 
@@ -99,8 +102,7 @@ class PF(AnomalyModule):
         self.student = Student(backbone, initial)
         self.backbone = Frozen(backbone)
         self.support_distance = SupportDistance(num_stages, max_patches)
-        self.register_buffer("raw_spread", torch.ones(num_stages))
-        self.register_buffer("unit_spread", torch.ones(num_stages))
+        self.register_buffer("spread", torch.ones(num_stages))
         for name in ("view", *(f"target{stage}" for stage in range(num_stages))):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
@@ -121,9 +123,10 @@ class PF(AnomalyModule):
         """The distillation loss on normal images."""
         self._next_round()
         if self.fresh_views:
-            image, teacher = batch.image, self.backbone(batch.image)
+            image = batch.image[: self.images_per_step]
+            teacher = self.backbone(image)
         else:
-            chosen = torch.randint(len(self.view), (len(batch.image),), generator=self._generator).to(self.device)
+            chosen = self._draw(self.view)
             image, teacher = self.view[chosen], [stage[chosen] for stage in self._targets()]
         loss = distillation_loss(teacher, self.student(image))
         self.log("train/loss", loss)
@@ -132,27 +135,28 @@ class PF(AnomalyModule):
     def calibrate(self, support: Batch) -> None:
         """Measures the discrepancy that is left on the support, and fits the memories."""
         teacher, student = stages_of(self.backbone, support.image), stages_of(self.student, support.image)
-        self.raw_spread, self.unit_spread = (
-            torch.stack([stage.mean() for stage in left(teacher, student)]).clamp(min=MIN_SPREAD)
-            for left in (discrepancy, unit_discrepancy)
-        )
+        left = [stage.mean() for stage in discrepancy(teacher, student)]
+        self.spread = torch.stack(left).clamp(min=MIN_SPREAD)
         if self.memory_weight:
             self.support_distance.fit(teacher, instances(support.path))
         self.view = torch.empty(0)
         self._remember([])
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """The sum of all distances as a map; the largest one, with patches of unit length, as the image score."""
+        """The map sums all distances; the image score is the largest sum of those that rank images best.
+
+        These are the discrepancies of all stages but the finest, and the distances to the support at unit length.
+        """
         teacher, student = self.backbone(image), self.student(image)
-        raw = _in_units(discrepancy(teacher, student), self.raw_spread)
-        unit = _in_units(unit_discrepancy(teacher, student), self.unit_spread)
-        distance = self.discrepancy_weight * join(raw)
-        score = self.discrepancy_weight * (join(raw) + join(unit)) / 2
+        left = zip(discrepancy(teacher, student), self.spread, strict=True)
+        on_map = [self.discrepancy_weight * distance / spread for distance, spread in left]
+        of_image = on_map[1:] or on_map
         if self.memory_weight:
-            unit_memory, raw_memory = self.support_distance(teacher)
-            distance = distance + self.memory_weight * join(unit_memory + raw_memory)
-            score = score + 2 * self.memory_weight * join(unit_memory)
-        return Prediction(to_image(distance, (image.shape[2], image.shape[3])), score.flatten(1).amax(dim=1))
+            unit, raw = self.support_distance(teacher)
+            on_map += [self.memory_weight * distance for distance in unit + raw]
+            of_image = [2 * self.memory_weight * distance for distance in unit] + of_image
+        size = (image.shape[2], image.shape[3])
+        return Prediction(to_image(join(on_map), size), join(of_image).flatten(1).amax(dim=1))
 
     # The student
 
@@ -182,7 +186,7 @@ class PF(AnomalyModule):
             self._prune(student, ratio, image)
             optimizer = torch.optim.Adam(student.parameters(), lr=self.learning_rate)
             for step in range(1, self.steps + 1):
-                chosen = torch.randint(len(image), (BATCH,), generator=self._generator).to(self.device)
+                chosen = self._draw(image)
                 loss = distillation_loss([stage[chosen] for stage in teacher], student(image[chosen]))
                 optimizer.zero_grad()
                 loss.backward()
@@ -193,13 +197,16 @@ class PF(AnomalyModule):
         ratio, self.steps = max(found, key=lambda choice: found[choice])
         self.ratios = [ratio]
 
+    def _draw(self, image: Float[Tensor, "n 3 h w"]) -> Int[Tensor, " b"]:
+        return torch.randint(len(image), (self.images_per_step,), generator=self._generator).to(self.device)
+
     # What the teacher sees, computed once; not in checkpoints
 
     def _targets(self) -> list[Tensor]:
-        return [getattr(self, f"target{stage}") for stage in range(len(self.raw_spread))]
+        return [getattr(self, f"target{stage}") for stage in range(len(self.spread))]
 
     def _remember(self, targets: list[Tensor]) -> None:
-        for stage in range(len(self.raw_spread)):
+        for stage in range(len(self.spread)):
             setattr(self, f"target{stage}", targets[stage] if targets else torch.empty(0))
 
     # Checkpoints: the shapes of the pruned student
@@ -214,7 +221,3 @@ class PF(AnomalyModule):
         self.student = Student(self.backbone.module)
         self.student.rebuild(checkpoint["pruning"])
         super().on_load_checkpoint(checkpoint)
-
-
-def _in_units(distances: list[Float[Tensor, "b _ _"]], spread: Float[Tensor, " s"]) -> list[Float[Tensor, "b _ _"]]:
-    return [distance / unit for distance, unit in zip(distances, spread, strict=True)]

@@ -1,16 +1,15 @@
 """What a network costs: parameters, operations, milliseconds."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
 import torch
-import torch_pruning as tp
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Cost:
 
     Attributes:
         params: number of parameters that are not 0.
-        macs: multiply-accumulate operations per image.
+        macs: multiply-accumulate operations per image, in convolutions, linear layers and attention.
         latency_ms: median milliseconds per batch, warm.
     """
 
@@ -37,8 +36,8 @@ def cost(network: nn.Module, image: Float[Tensor, "b 3 h w"], repeats: int = 20)
         image: one batch in [0, 1].
         repeats: timed forward passes, after three untimed ones.
     """
-    with torch.enable_grad():  # torch-pruning counts on a copy, which has to be one of plain weights
-        macs, _ = tp.utils.count_ops_and_params(copy.deepcopy(network), image[:1])
+    with FlopCounterMode(display=False) as counter:
+        network(image[:1])
     params = sum(int(parameter.count_nonzero()) for parameter in _effective_parameters(network))
     times = []
     for repeat in range(repeats + 3):
@@ -48,13 +47,14 @@ def cost(network: nn.Module, image: Float[Tensor, "b 3 h w"], repeats: int = 20)
             torch.cuda.synchronize(image.device)
         if repeat >= 3:
             times.append(1000 * (perf_counter() - start))
-    return Cost(params, int(macs), median(times))
+    return Cost(params, counter.get_total_flops() // 2, median(times))
 
 
 def _effective_parameters(network: nn.Module) -> Iterator[Tensor]:
     """The parameters as they act: a masked weight with its zeros."""
     for module in network.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            continue
+        yield from module.parameters(recurse=False)
         if parametrize.is_parametrized(module):
-            yield from (getattr(module, name) for name in module.parametrizations)  # type: ignore[union-attr, operator]
-        elif not isinstance(module, parametrize.ParametrizationList):
-            yield from module.parameters(recurse=False)
+            yield from (getattr(module, name) for name in module.parametrizations)  # type: ignore[operator, union-attr]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.features import join, unit_patches
+from anomaly_zoo.nn.features import join
 from anomaly_zoo.nn.student import stages_of
 from anomaly_zoo.nn.synthesis import synthesize
 from anomaly_zoo.nn.validation import separation
@@ -37,7 +37,7 @@ def discrepancy(teacher: Stages, student: Stages) -> list[Float[Tensor, "b _ _"]
     """Euclidean distance of teacher and student at every patch of every stage.
 
     Args:
-        teacher: feature maps, as they are or of unit length (see `unit_patches`).
+        teacher: feature maps.
         student: of the same images, of the same shapes.
 
     Example:
@@ -45,11 +45,6 @@ def discrepancy(teacher: Stages, student: Stages) -> list[Float[Tensor, "b _ _"]
         [tensor([[[5.]]])]
     """
     return [torch.linalg.vector_norm(t - s, dim=1) for t, s in zip(teacher, student, strict=True)]
-
-
-def unit_discrepancy(teacher: Stages, student: Stages) -> list[Float[Tensor, "b _ _"]]:
-    """The discrepancy of unit-length patches: only directions count."""
-    return discrepancy(unit_patches(teacher), unit_patches(student))
 
 
 @torch.no_grad()

@@ -1,14 +1,14 @@
 """Structured pruning of a backbone: channels are taken out of its hidden layers.
 
-torch-pruning removes the channels; its dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to lose
-a channel together. The widths of the stages stay, so that the features of a pruned student can be compared with those of
-its teacher without an adapter (ours).
+torch-pruning removes the channels; its dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to
+lose a channel together. The widths of the stages stay, so that the features of a pruned student can be compared with
+those of its teacher without an adapter (ours).
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ History = list[tuple[str, bool, list[int]]]
 
 MAX_RATIO = 0.95
 _TRACED_SIZE_PX = 64
+_ABOVE_ALL = 1e6  # importance is relative to its mean, so 1 is usual
 
 
 def prune_channels(
@@ -51,11 +52,9 @@ def prune_channels(
         What `replay` needs to do the same to a copy of the network.
 
     Raises:
-        ValueError: a ratio out of range, an unknown criterion, or `batchnorm` without batch normalisation.
+        ValueError: a ratio out of range, or `batchnorm` without batch normalisation.
     """
     check_ratio(ratio)
-    if criterion not in get_args(Criterion):
-        raise ValueError(f"criterion={criterion!r}: choose one of {', '.join(get_args(Criterion))}.")
     if criterion == "batchnorm" and not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
         raise ValueError(f"criterion='batchnorm': {backbone.name} has no batch normalisation. Choose another one.")
     if ratio == 0:
@@ -145,7 +144,18 @@ def _importance(criterion: Criterion) -> Any:
         "lamp": tp.importance.LAMPImportance,
         "batchnorm": tp.importance.BNScaleImportance,
     }
-    return kinds[criterion]()
+    measure: Any = kinds[criterion]()
+
+    def importance(group: Any) -> Tensor | None:
+        """Above all others, whatever their scale: the channels that a layer keeps at the largest ratio."""
+        value: Tensor | None = measure(group)
+        if value is None:
+            return None
+        value = value.nan_to_num()
+        best = value.topk(max(1, round((1 - MAX_RATIO) * len(value)))).indices
+        return value.index_add(0, best, torch.full_like(value[best], _ABOVE_ALL))
+
+    return importance
 
 
 def _layers_to_keep(probed: _Probed) -> list[nn.Module]:
@@ -164,15 +174,15 @@ def _layers_to_keep(probed: _Probed) -> list[nn.Module]:
     return keep
 
 
-def _loose_parameters(network: nn.Module) -> dict[nn.Parameter, int]:
+def _loose_parameters(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
     """Parameters of no layer that the library knows, such as tokens and scales, with the axis of channels."""
     known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
-    return {
-        parameter: parameter.dim() - 1
+    return [
+        (parameter, parameter.dim() - 1)
         for module in network.modules()
         if not isinstance(module, known)
         for parameter in module.parameters(recurse=False)
-    }
+    ]
 
 
 def _accumulate_influence(backbone: Backbone, image: Float[Tensor, "b 3 h w"]) -> None:

@@ -1,7 +1,8 @@
 """How far patches are from those of the support, training-free, in units of what normal images have.
 
 Ours: two kinds of distances, of all stages with patches at unit length and of the finest ones with patches as they are.
-Unit length ranks images better, the length of a feature shows faint defects.
+Unit length ranks images better, the length of a feature shows faint defects. The memories are random samples: a coreset
+covers all patches evenly and forgets how dense they lie, and it takes longer.
 """
 
 import torch
@@ -14,6 +15,7 @@ from anomaly_zoo.nn.validation import held_out_folds
 
 NUM_RAW_STAGES = 2
 MAX_HELD_OUT = 8
+NUM_COMPARED = 2048
 MIN_SPREAD = 1e-6
 
 Distances = list[Float[Tensor, "b _ _"]]
@@ -29,7 +31,7 @@ class SupportDistance(nn.Module):
 
     spread: Tensor
 
-    def __init__(self, num_stages: int, max_patches: int = 4096) -> None:
+    def __init__(self, num_stages: int, max_patches: int = 8192) -> None:
         super().__init__()
         self.max_patches = max_patches
         self.num_stages = num_stages
@@ -54,8 +56,8 @@ class SupportDistance(nn.Module):
                 parts = [_mean_distance(stage[first], stage[rest]) for stage in [*unit, *features[: self.num_raw]]]
                 spreads.append(torch.stack(parts))
             self.spread = torch.stack(spreads).mean(dim=0).clamp(min=MIN_SPREAD)
-        self.unit_memory.fit(unit, self.max_patches)
-        self.raw_memory.fit(features[: self.num_raw], self.max_patches)
+        self.unit_memory.fit([_sample(stage, self.max_patches) for stage in unit], self.max_patches)
+        self.raw_memory.fit([_sample(stage, self.max_patches) for stage in features[: self.num_raw]], self.max_patches)
 
     def forward(self, features: list[Float[Tensor, "b _ _ _"]]) -> tuple[Distances, Distances]:
         """Distances of patches at unit length in every stage, and of patches as they are in the finest stages."""
@@ -64,10 +66,14 @@ class SupportDistance(nn.Module):
         return distances[: self.num_stages], distances[self.num_stages :]
 
 
-def _mean_distance(
-    feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"], num_patches: int = 2048
-) -> Float[Tensor, ""]:
-    """Mean distance of patches to an even sample of those of other images."""
-    step = max(1, others[:, 0].numel() // num_patches)
-    sample = others.movedim(1, 3).flatten(0, 2)[::step].contiguous()
+def _mean_distance(feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """Mean distance of patches to a sample of those of other images."""
+    sample = _sample(others, NUM_COMPARED).flatten(1)
     return nearest_distance(feature.movedim(1, 3).flatten(0, 2).contiguous(), sample).mean()
+
+
+def _sample(feature: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "p c 1 1"]:
+    """At most so many patches, drawn at random, always the same."""
+    patches = feature.movedim(1, 3).flatten(0, 2)
+    chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:size]
+    return patches[chosen.to(patches.device)].contiguous()[:, :, None, None]
