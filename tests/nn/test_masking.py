@@ -73,5 +73,5 @@ def test_a_backbone_keeps_its_shapes() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="pruning_ratio=-0.1"):
+    with pytest.raises(ValueError, match=r"pruning_ratio=-0\.1"):
         mask_weights(network(), -0.1, "layer")

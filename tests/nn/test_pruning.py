@@ -11,7 +11,7 @@ from anomaly_zoo.nn.pruning import Criterion, History, Scope, prune_channels, re
 # by name: the module of a hidden layer and its channels before pruning
 HIDDEN = {
     "tf_efficientnet_lite0": ("model.blocks.3.1.conv_pw", 480),
-    "test_resnet": ("model.layer3.0.conv1", 64),
+    "test_resnet": ("model.layer3.0.conv1", 48),
     "test_convnext": ("model.stages.2.blocks.0.mlp.fc1", 192),
     "test_vit": ("model.blocks.2.mlp.fc1", 192),
 }
@@ -92,7 +92,7 @@ def test_a_history_is_of_plain_values() -> None:
 def silence(network: Backbone, num_silent: int) -> list[int]:
     """Lets some hidden channels carry nothing, spread over the layer, with weights near 0 around them."""
     layer, norm, following = (network.get_submodule(f"model.layer3.0.{name}") for name in ("conv1", "bn1", "conv2"))
-    silent = list(range(3, 3 + 2 * num_silent, 2))
+    silent = list(range(0, 2 * num_silent, 2))
     with torch.no_grad():
         norm.weight.uniform_(0.5, 1.5)  # type: ignore[operator, union-attr]
         for parameter in (layer.weight, norm.weight, norm.bias):
@@ -101,28 +101,24 @@ def silence(network: Backbone, num_silent: int) -> list[int]:
     return silent
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "taylor", "lamp", "batchnorm"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "lamp", "batchnorm"])
 def test_what_goes_is_what_carries_nothing(criterion: Criterion) -> None:
     before = backbone()
-    with torch.no_grad():
-        for module in before.modules():
-            if isinstance(module, nn.BatchNorm2d):  # timm starts the last one of a block at 0, which blocks gradients
-                module.weight.uniform_(0.5, 1.5)
-    silent = silence(before, 32)
+    silent = silence(before, 24)
     _, history = pruned(before, 0.5, criterion)
     removed = {name: set(channels) for name, _, channels in history}
     assert removed["backbone.model.layer3.0.conv1"] == set(silent)
 
 
-def test_pruning_what_carries_nothing_leaves_the_features() -> None:
+@pytest.mark.parametrize("criterion", ["l1", "taylor"])
+def test_pruning_what_carries_nothing_leaves_the_features(criterion: Criterion) -> None:
     before = backbone("test_vit")
-    hidden, following = before.get_submodule("model.blocks.0.mlp.fc1"), before.get_submodule("model.blocks.0.mlp.fc2")
     with torch.no_grad():
         for block in range(len(before.get_submodule("model.blocks"))):  # type: ignore[arg-type]
             hidden = before.get_submodule(f"model.blocks.{block}.mlp.fc1")
             following = before.get_submodule(f"model.blocks.{block}.mlp.fc2")
             hidden.weight[::2], hidden.bias[::2], following.weight[:, ::2] = 0, 0, 0  # type: ignore[index, operator]
-    after, _ = pruned(before, 0.5, "l1")
+    after, _ = pruned(before, 0.5, criterion)
     for a, b in zip(features(before), features(after), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -132,21 +128,21 @@ def test_global_scope_spares_the_layers_that_matter() -> None:
     with torch.no_grad():
         for module in before.get_submodule("model.blocks.4").modules():
             if isinstance(module, nn.Conv2d):
-                module.weight[::2] *= 0.01
+                module.weight[::2] *= 0.001
     ratios = {}
     for scope in get_args(Scope):
         after, _ = pruned(before, 0.4, "l2", scope)
         left: Any = after.get_submodule("model.blocks.4.1.conv_pw").weight
         ratios[scope] = 1 - len(left) / 672
     assert ratios["layer"] == pytest.approx(0.4, abs=0.01)
-    assert ratios["global"] > 0.45
+    assert ratios["global"] > 0.43
 
 
 @pytest.mark.parametrize("criterion", get_args(Criterion))
 def test_every_criterion_reaches_a_layer_s_least(criterion: Criterion) -> None:
     after, _ = pruned(backbone(), 0.95, criterion)
     left: Any = after.get_submodule("model.layer3.0.conv1").weight
-    assert 1 <= len(left) <= 4
+    assert 1 <= len(left) <= 3
     assert all(stage.isfinite().all() for stage in features(after))
 
 
@@ -179,7 +175,7 @@ def test_ratio_0_changes_nothing() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"pruning_ratio=0.97: choose 0 to 0.95"):
+    with pytest.raises(ValueError, match=r"pruning_ratio=0\.97: choose 0 to 0\.95"):
         prune_channels(backbone(), 0.97, "l1", "layer", images())
     with pytest.raises(ValueError, match="test_vit has no batch normalisation"):
         prune_channels(backbone("test_vit"), 0.5, "batchnorm", "layer", images())

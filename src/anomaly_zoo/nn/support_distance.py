@@ -68,12 +68,12 @@ class SupportDistance(nn.Module):
 
 def _mean_distance(feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
     """Mean distance of patches to a sample of those of other images."""
-    sample = _sample(others, NUM_COMPARED).flatten(1)
+    sample = _sample(others, NUM_COMPARED)[0, :, :, 0].T.contiguous()
     return nearest_distance(feature.movedim(1, 3).flatten(0, 2).contiguous(), sample).mean()
 
 
-def _sample(feature: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "p c 1 1"]:
+def _sample(feature: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "1 c p 1"]:
     """At most so many patches, drawn at random, always the same."""
     patches = feature.movedim(1, 3).flatten(0, 2)
     chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:size]
-    return patches[chosen.to(patches.device)].contiguous()[:, :, None, None]
+    return patches[chosen.to(patches.device)].T[None, :, :, None]
