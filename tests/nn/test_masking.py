@@ -12,24 +12,28 @@ def network() -> nn.Sequential:
     torch.manual_seed(0)
     small, large = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
     with torch.no_grad():
-        small.weight *= 0.01
+        small.weight.mul_(0.01)
     return nn.Sequential(small, nn.ReLU(), large)
 
 
+def weight(layer: nn.Module) -> Tensor:
+    value = layer.weight
+    assert isinstance(value, Tensor)
+    return value
+
+
 def zeros(layer: nn.Module) -> float:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return float((weight == 0).float().mean())
+    return float((weight(layer) == 0).float().mean())
 
 
 def test_the_smallest_weights_of_every_layer_become_0() -> None:
     net = network()
-    before = [net[0].weight.detach().clone(), net[2].weight.detach().clone()]
+    before = [weight(net[0]).detach().clone(), weight(net[2]).detach().clone()]
     assert mask_weights(net, 0.5, "layer") == ["0", "2"]
-    for layer, weight in zip((net[0], net[2]), before, strict=True):
-        size = weight.abs()
-        expected = torch.where(size > size.flatten().sort().values[weight.numel() // 2 - 1], weight, 0)
-        assert torch.equal(layer.weight, expected)
+    for layer, full in zip((net[0], net[2]), before, strict=True):
+        size = full.abs()
+        expected = torch.where(size > size.flatten().sort().values[full.numel() // 2 - 1], full, 0)
+        assert torch.equal(weight(layer), expected)
 
 
 def test_layers_compete_under_global_scope() -> None:
@@ -44,14 +48,14 @@ def test_layers_compete_under_global_scope() -> None:
 def test_masked_weights_stay_0_while_training_and_rounds_add_up() -> None:
     net = network()
     mask_weights(net, 0.3, "layer")
-    masked = net[0].weight == 0
+    masked = weight(net[0]) == 0
     optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     net(torch.rand(2, 3, 8, 8)).square().mean().backward()
     optimizer.step()
-    assert (net[0].weight[masked] == 0).all()
-    assert (net[0].weight[~masked] != 0).all()
+    assert (weight(net[0])[masked] == 0).all()
+    assert (weight(net[0])[~masked] != 0).all()
     mask_weights(net, 0.6, "layer")
-    assert (net[0].weight[masked] == 0).all()
+    assert (weight(net[0])[masked] == 0).all()
     assert zeros(net[0]) == pytest.approx(0.6, abs=0.01)
 
 
@@ -60,7 +64,7 @@ def test_a_copy_with_masks_takes_the_state() -> None:
     names = mask_weights(net, 0.5, "layer")
     add_masks(other, names)
     other.load_state_dict(net.state_dict())
-    assert torch.equal(copy.deepcopy(other)[2].weight, net[2].weight)
+    assert torch.equal(weight(copy.deepcopy(other)[2]), weight(net[2]))
 
 
 def test_a_backbone_keeps_its_shapes() -> None:

@@ -94,9 +94,9 @@ def silence(network: Backbone, num_silent: int) -> list[int]:
     layer, norm, following = (network.get_submodule(f"model.layer3.0.{name}") for name in ("conv1", "bn1", "conv2"))
     silent = list(range(0, 2 * num_silent, 2))
     with torch.no_grad():
-        norm.weight.uniform_(0.5, 1.5)  # type: ignore[operator, union-attr]
+        norm.weight.uniform_(0.5, 1.5)  # type: ignore[operator]
         for parameter in (layer.weight, norm.weight, norm.bias):
-            parameter[silent] = 0  # type: ignore[index, operator]
+            parameter[silent] = 0  # type: ignore[operator]
         following.weight[:, silent] *= 1e-6  # type: ignore[index, operator]
     return silent
 
@@ -117,7 +117,7 @@ def test_pruning_what_carries_nothing_leaves_the_features(criterion: Criterion) 
         for block in range(len(before.get_submodule("model.blocks"))):  # type: ignore[arg-type]
             hidden = before.get_submodule(f"model.blocks.{block}.mlp.fc1")
             following = before.get_submodule(f"model.blocks.{block}.mlp.fc2")
-            hidden.weight[::2], hidden.bias[::2], following.weight[:, ::2] = 0, 0, 0  # type: ignore[index, operator]
+            hidden.weight[::2], hidden.bias[::2], following.weight[:, ::2] = 0, 0, 0  # type: ignore[operator]
     after, _ = pruned(before, 0.5, criterion)
     for a, b in zip(features(before), features(after), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -160,6 +160,11 @@ class PF(AnomalyModule):
 
     # The student
 
+    def _new_student(self) -> Student:
+        teacher = self.backbone.module
+        assert isinstance(teacher, Backbone)
+        return Student(teacher, self.initial)
+
     def _prune(self, student: Student, ratio: float, image: Float[Tensor, "b 3 h w"]) -> None:
         student.prune(ratio, image, self.criterion, self.scope, self.structure)
 
@@ -169,7 +174,7 @@ class PF(AnomalyModule):
         if done >= self.rounds or self.global_step < done * self.steps / (2 * self.rounds):
             return
         self._prune(self.student, self.ratios[0] * (done + 1) / self.rounds, self.view)
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
         optimizer.param_groups[0]["params"] = [p for p in self.parameters() if p.requires_grad]
         optimizer.state.clear()
 
@@ -182,14 +187,14 @@ class PF(AnomalyModule):
         teacher = stages_of(self.backbone, image)
         found: dict[tuple[float, int], float] = {}
         for ratio in self.ratios:
-            student = Student(self.backbone.module, self.initial)
+            student = self._new_student()
             self._prune(student, ratio, image)
             optimizer = torch.optim.Adam(student.parameters(), lr=self.learning_rate)
             for step in range(1, self.steps + 1):
                 chosen = self._draw(image)
                 loss = distillation_loss([stage[chosen] for stage in teacher], student(image[chosen]))
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if step % max(1, self.steps // CHECKS) == 0:
                     generator = torch.Generator().manual_seed(0)  # the same negatives for all
@@ -218,6 +223,6 @@ class PF(AnomalyModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Prunes an untouched copy of the teacher as the saved student was."""
-        self.student = Student(self.backbone.module)
+        self.student = self._new_student()
         self.student.rebuild(checkpoint["pruning"])
         super().on_load_checkpoint(checkpoint)

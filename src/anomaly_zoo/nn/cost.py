@@ -57,4 +57,4 @@ def _effective_parameters(network: nn.Module) -> Iterator[Tensor]:
             continue
         yield from module.parameters(recurse=False)
         if parametrize.is_parametrized(module):
-            yield from (getattr(module, name) for name in module.parametrizations)  # type: ignore[operator, union-attr]
+            yield from (getattr(module, name) for name in module.parametrizations)  # type: ignore[union-attr]
