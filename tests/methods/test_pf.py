@@ -204,6 +204,12 @@ def test_ablations_can_be_built_and_differ_from_the_method() -> None:
     assert [file.stem for file, own in zip(ABLATIONS, arguments, strict=False) if own == arguments[-1]] == []
 
 
+def test_without_steps_the_first_ratio_is_taken(tiny_root: Path) -> None:
+    module = pf(steps=0, pruning_ratio=[0.3, 0.6])
+    fit(module, tiny_root)
+    assert module.student.ratio == 0.3
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"pruning_ratio=0\.99: choose 0 to 0\.95"):
         pf(pruning_ratio=[0.5, 0.99])

@@ -129,7 +129,7 @@ class PF(AnomalyModule):
             chosen = self._draw(self.view)
             image, teacher = self.view[chosen], [stage[chosen] for stage in self._targets()]
         loss = distillation_loss(teacher, self.student(image))
-        self.log("train/loss", loss)
+        self.log_dict({"train/loss": loss, "train/pruning_ratio": self.student.ratio})
         return loss
 
     def calibrate(self, support: Batch) -> None:
@@ -181,7 +181,7 @@ class PF(AnomalyModule):
     def _choose(self, support: Batch) -> None:
         """Picks the ratio, and the steps, with which a student of some support images finds negatives in the others."""
         folds = held_out_folds(instances(support.path), NUM_FOLDS)
-        if not folds:  # a single view cannot be held out
+        if not folds or not self.steps:  # a single view cannot be held out: the first ratio
             return
         image, held_out = support.image[~folds[0]], support.image[folds[0]]
         teacher = stages_of(self.backbone, image)
