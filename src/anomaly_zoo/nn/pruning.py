@@ -1,0 +1,198 @@
+"""Structured pruning of a backbone: channels are taken out of its hidden layers.
+
+torch-pruning removes the channels; its dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to
+lose a channel together. The widths of the stages stay, so that the features of a pruned student can be compared with
+those of its teacher without an adapter (ours).
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import torch_pruning as tp
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anomaly_zoo.nn.backbone import Backbone
+
+Criterion = Literal["l1", "l2", "fpgm", "random", "taylor", "lamp", "batchnorm"]
+"""What makes a channel unimportant: small weights (l1, l2, lamp), weights near the others' geometric median (fpgm), a
+small influence on the features (taylor), a small scale of its batch normalisation; or chance."""
+
+Scope = Literal["layer", "global"]
+"""Where channels compete: every layer loses the same ratio, or the network as a whole does."""
+
+History = list[tuple[str, bool, list[int]]]
+"""What was removed, in order: the layer's name, whether output (else input) channels, and which. Plain values."""
+
+MAX_RATIO = 0.95
+_TRACED_SIZE_PX = 64
+_ABOVE_ALL = 1e6  # importance is relative to its mean, so 1 is usual
+
+
+def prune_channels(
+    backbone: Backbone, ratio: float, criterion: Criterion, scope: Scope, image: Float[Tensor, "b 3 h w"]
+) -> History:
+    """Removes the least important channels of the hidden layers, in place; its stages keep their widths.
+
+    Hidden is every layer whose channels do not reach a stage's output, not even by way of a residual connection. In a
+    transformer these are the hidden layers of the MLPs; attention is left as it is.
+
+    Args:
+        backbone: a CNN or a ViT, on any device.
+        ratio: of the channels, removed per layer or of the whole; 0 to `MAX_RATIO`. A layer keeps at least one.
+        criterion: of importance.
+        scope: where channels compete.
+        image: normal images in [0, 1]; only `taylor` looks at them.
+
+    Returns:
+        What `replay` needs to do the same to a copy of the network.
+
+    Raises:
+        ValueError: a ratio out of range, or `batchnorm` without batch normalisation.
+    """
+    check_ratio(ratio)
+    if criterion == "batchnorm" and not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()):
+        raise ValueError(f"criterion='batchnorm': {backbone.name} has no batch normalisation. Choose another one.")
+    if ratio == 0:
+        return []
+    with _traceable(backbone) as probed:
+        if criterion == "taylor":
+            _accumulate_influence(backbone, image)
+        pruner = tp.pruner.BasePruner(
+            probed,
+            probed.example(),
+            importance=_importance(criterion),
+            pruning_ratio=ratio,
+            max_pruning_ratio=MAX_RATIO,
+            global_pruning=scope == "global",
+            ignored_layers=_layers_to_keep(probed),
+            unwrapped_parameters=_loose_parameters(probed),
+        )
+        pruner.step()
+        history = pruner.pruning_history()
+    return [(name, bool(is_output), [int(i) for i in channels]) for name, is_output, channels in history]
+
+
+def replay(backbone: Backbone, history: History) -> None:
+    """Removes the channels that another copy of the network has lost, in place: its shapes are then the same.
+
+    Args:
+        backbone: as built, before any pruning.
+        history: from one `prune_channels`, or the histories of several, joined in their order.
+    """
+    if not history:
+        return
+    with _traceable(backbone) as probed:
+        graph = tp.DependencyGraph().build_dependency(
+            probed, probed.example(), unwrapped_parameters=_loose_parameters(probed)
+        )
+        graph.load_pruning_history([(name, is_output, list(channels)) for name, is_output, channels in history])
+
+
+def check_ratio(ratio: float) -> None:
+    """Refuses what is not a pruning ratio.
+
+    Raises:
+        ValueError: a ratio out of range.
+    """
+    if not 0 <= ratio <= MAX_RATIO:
+        raise ValueError(f"pruning_ratio={ratio}: choose 0 to {MAX_RATIO}.")
+
+
+class _Probed(nn.Module):
+    """A backbone with a layer on each stage, by which the graph shows which channels reach the stages' outputs."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        device = backbone.mean.device
+        self.probes = nn.ModuleList(nn.Conv2d(channels, 2, 1, device=device) for channels in backbone.num_channels)
+
+    def example(self) -> Float[Tensor, "1 3 h w"]:
+        return torch.zeros(1, 3, _TRACED_SIZE_PX, _TRACED_SIZE_PX, device=self.backbone.mean.device)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [probe(feature) for probe, feature in zip(self.probes, self.backbone(image), strict=True)]
+
+
+@contextmanager
+def _traceable(backbone: Backbone) -> Iterator[_Probed]:
+    """Lets gradients through everything, by which the graph is traced, and tidies up afterwards."""
+    trainable = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's hints on what it skips
+        with torch.random.fork_rng(devices=[]):
+            probed = _Probed(backbone)  # draws initial weights
+        yield probed.eval().requires_grad_(True)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name in trainable)
+        parameter.grad = None
+    backbone.to(memory_format=torch.channels_last)
+
+
+def _importance(criterion: Criterion) -> Any:
+    kinds = {
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "fpgm": tp.importance.FPGMImportance,
+        "random": tp.importance.RandomImportance,
+        "taylor": tp.importance.GroupTaylorImportance,
+        "lamp": tp.importance.LAMPImportance,
+        "batchnorm": tp.importance.BNScaleImportance,
+    }
+    measure: Any = kinds[criterion]()
+
+    def importance(group: Any) -> Tensor | None:
+        """Above all others, whatever their scale: the channels that a layer keeps at the largest ratio."""
+        value: Tensor | None = measure(group)
+        if value is None:
+            return None
+        value = value.nan_to_num()
+        best = value.topk(max(1, round((1 - MAX_RATIO) * len(value)))).indices
+        return value.index_add(0, best, torch.full_like(value[best], _ABOVE_ALL))
+
+    return importance
+
+
+def _layers_to_keep(probed: _Probed) -> list[nn.Module]:
+    """The layers whose channels reach a stage's output, and attention, whose heads fix its widths."""
+    graph = tp.DependencyGraph().build_dependency(
+        probed, probed.example(), unwrapped_parameters=_loose_parameters(probed)
+    )
+    keep: list[nn.Module] = list(probed.probes)
+    for module in probed.backbone.modules():
+        if hasattr(module, "num_heads"):
+            keep += [part for part in module.modules() if isinstance(part, nn.Linear)]
+    probes = set(probed.probes)
+    for group in graph.get_all_groups():
+        if any(dependency.target.module in probes for dependency, _ in group):
+            keep += [part.target.module for part, _ in group if graph.is_out_channel_pruning_fn(part.handler)]
+    return keep
+
+
+def _loose_parameters(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
+    """Parameters of no layer that the library knows, such as tokens and scales, with the axis of channels."""
+    known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+    return [
+        (parameter, parameter.dim() - 1)
+        for module in network.modules()
+        if not isinstance(module, known)
+        for parameter in module.parameters(recurse=False)
+    ]
+
+
+def _accumulate_influence(backbone: Backbone, image: Float[Tensor, "b 3 h w"]) -> None:
+    """Leaves a gradient on every weight: how much it moves the features, in a random direction.
+
+    The distillation loss cannot tell, since its gradient is 0 where the student equals its teacher. Its curvature is
+    the squared norm of the features' derivative, of which a random projection of the unit features is an estimate.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for images in torch.split(image[:16], 8):
+        for feature in backbone(images):
+            direction = torch.randn(feature.shape, generator=generator).to(feature)
+            ((F.normalize(feature, dim=1) * direction).sum() / direction.numel() ** 0.5).backward(retain_graph=True)
