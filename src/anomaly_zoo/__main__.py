@@ -1,4 +1,6 @@
-"""`python -m anomaly_zoo fit|test|predict`: Lightning's command line for one method on one category."""
+"""`python -m anomaly_zoo fit|test|predict`, Lightning's command line for one method on one category; and `predict --model`,
+`export` and `serve`, which take the model folder that `fit --output` writes.
+"""
 
 import sys
 
@@ -10,6 +12,15 @@ def main() -> int:
 
         sys.stdout.write(f"anomaly_zoo {__version__}\n")
         return 0
+
+    from anomaly_zoo.deploy import commands
+
+    if commands.meant(sys.argv[1:]):
+        try:
+            return commands.main(sys.argv[1:])
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
 
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
