@@ -1,5 +1,6 @@
-"""`python -m anomaly_zoo fit|test|predict`, Lightning's command line for one method on one category; and `predict --model`,
-`export` and `serve`, which take the model folder that `fit --output` writes.
+"""`python -m anomaly_zoo fit|test|predict`: Lightning's command line for one method on one category.
+
+`predict --model`, `export` and `serve` go on with the model folder that `fit --output` writes.
 """
 
 import sys

@@ -29,7 +29,9 @@ class CommandLine(AnomalyCLI):
         """Gives `fit` two options; `add_arguments_to_parser` would give them to all."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            parser.add_argument("--output", type=str | None, default=None, help="model folder to write (docs/deploy.md)")
+            parser.add_argument(
+                "--output", type=str | None, default=None, help="model folder to write (docs/deploy.md)"
+            )
             rate = "share of normal images that may count as anomalous, for --output"
             parser.add_argument("--false_alarm_rate", type=float, default=0.05, help=rate)
         return parser

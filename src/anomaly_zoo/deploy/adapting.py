@@ -1,6 +1,7 @@
 """From an adapted module, or from a folder of normal images, to a model that decides."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -36,7 +37,7 @@ def make_model(
     module: AnomalyModule,
     data: MVTecDataModule,
     false_alarm_rate: float = 0.05,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> Model:
     """Adds a threshold to a module, from nothing but the support that it was adapted to.
 
@@ -51,9 +52,7 @@ def make_model(
     """
     require_deployable(data)
     support = data.support(views_needed(module, len(data.support_files)))
-    scores = held_out_scores(
-        module, support, data.tiling, progress=lambda done, total: progress("calibrating", done, total)
-    )
+    scores = held_out_scores(module, support, data.tiling, progress=progress and partial(progress, "calibrating"))
     level = sum(scores.map_means) / max(len(scores.map_means), 1)
     return Model(
         module=copy_of(module),
@@ -73,7 +72,7 @@ def adapt(
     category: str,
     options: list[str],
     false_alarm_rate: float = 0.05,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> Model:
     """Adapts a method to all normal images in `<root>/<category>/train/good`.
 
@@ -91,7 +90,8 @@ def adapt(
     shots = len(image_files(root / category / "train" / "good"))
     data = [f"--data.root={root}", f"--data.category={category}", f"--data.shots={max(shots, 1)}"]
     cli = build(resolve(method, [*data, "--trainer.enable_progress_bar=false", *options]))
-    cli.trainer.callbacks.append(_Steps(cli.model.steps, progress))  # type: ignore[attr-defined]
+    if progress is not None:
+        cli.trainer.callbacks.append(_Steps(cli.model.steps, progress))  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return make_model(cli.model, cli.datamodule, false_alarm_rate, progress)
 
@@ -103,5 +103,5 @@ class _Steps(L.Callback):
         self.steps = steps
         self.progress = progress
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self.progress("adapting", trainer.global_step, self.steps)

@@ -1,10 +1,10 @@
 """A threshold and p-values from the scores of a few held-out normal images.
 
-With n held-out scores of mean m and standard deviation s, taken as draws of a normal distribution, the next one exceeds
-`m + t s sqrt(1 + 1/n)` with probability a, where t is the quantile 1 - a of Student's distribution with n - 1 degrees of
-freedom: the prediction interval for one more observation, which knows how little n draws say. The rank alone (conformal
-p-values; Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005) assumes nothing but that the images are
-exchangeable, and can never fall below 1 / (n + 1).
+With n held-out scores of mean m and standard deviation s, taken as draws of a normal distribution, the next one
+exceeds `m + t s sqrt(1 + 1/n)` with probability a, where t is the quantile 1 - a of Student's distribution with n - 1
+degrees of freedom: the prediction interval for one more observation, which knows how little n draws say. The rank alone
+(conformal p-values; Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005) assumes nothing but that
+the images are exchangeable, and can never fall below 1 / (n + 1).
 """
 
 import math

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", required=True, type=Path, help=f"{_MODEL_HELP}, or a file written by `export`")
     predict.add_argument("images", nargs="+", help="files, folders or quoted patterns")
     predict.add_argument("--output", required=True, type=Path, help="folder for what is found")
-    predict.add_argument("--overlays", choices=("anomalous", "all", "none"), default="anomalous", help="of which images")
+    predict.add_argument(
+        "--overlays", choices=("anomalous", "all", "none"), default="anomalous", help="of which images"
+    )
     predict.add_argument("--batch-size", type=_positive, default=8, help="images in memory at once")
     predict.add_argument("--device", default="cpu", help="cpu, cuda, ...; a model folder only")
     predict.add_argument("--watch", action="store_true", help="go on with whatever appears in the folder, until Ctrl-C")
@@ -76,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--model", required=True, type=Path, help=_MODEL_HELP)
     export.add_argument("--format", choices=("onnx",), default="onnx")
     export.add_argument("--output", type=Path, help="file; by default model.onnx in the model folder")
-    export.add_argument("--int8", action="store_true", help="weights of 8 bits; measure what it costs, see docs/deploy.md")
+    export.add_argument(
+        "--int8", action="store_true", help="weights of 8 bits; measure what it costs, see docs/deploy.md"
+    )
 
     serve = commands.add_parser("serve", description="A page to drop images on; for this machine only, by default.")
     serve.add_argument("--model", type=Path, help=f"{_MODEL_HELP}; without it, adapt a product on the page")
@@ -84,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     serve.add_argument("--method", default="patchcore_aug", help="for new products: a name in configs/methods")
     serve.add_argument("--folder", type=Path, default=Path("products"), help="where new products' models are kept")
-    serve.add_argument("--option", action="append", default=[], help="of the configuration, such as --backbone.name=...")
+    serve.add_argument(
+        "--option", action="append", default=[], help="of the configuration, such as --backbone.name=..."
+    )
     return parser
 
 

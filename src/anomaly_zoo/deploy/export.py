@@ -1,15 +1,14 @@
-"""A model as one ONNX file: from the camera's pixels to the decision, for onnxruntime, OpenVINO and whatever reads ONNX.
+"""A model as one ONNX file: from the camera's pixels to the decision, for onnxruntime, OpenVINO and others.
 
-    image               uint8    b h w 3    RGB, any size, one size per batch
-    image_score         float32  b
-    anomaly_map         float32  b s s      s: the model's image size
-    p_value             float32  b          by the fitted tail
-    conformal_p_value   float32  b          by rank
-    is_anomalous        bool     b          image_score > threshold
+image               uint8    b h w 3    RGB, any size, one size per batch
+image_score         float32  b
+anomaly_map         float32  b s s      s: the model's image size
+p_value             float32  b          by the fitted tail
+conformal_p_value   float32  b          by rank
+is_anomalous        bool     b          image_score > threshold
 """
 
 import json
-import os
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +44,7 @@ def export_onnx(model: Model, path: Path, int8: bool = False) -> None:
         if int8:
             file = _quantise(file)
         _describe(model, file, int8)
-        os.replace(file, path)
+        file.replace(path)
 
 
 def build_graph(model: Model) -> InspectionGraph:
@@ -118,5 +117,7 @@ def _describe(model: Model, file: Path, int8: bool) -> None:
         "map_level": calibration.map_level,
         "int8": int8,
     }
-    onnx.helper.set_model_props(written, {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()})
+    onnx.helper.set_model_props(
+        written, {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    )
     onnx.save(written, file)

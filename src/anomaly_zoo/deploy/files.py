@@ -25,7 +25,7 @@ def find_images(sources: Sequence[str]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            matches = (Path(match) for match in sorted(glob.glob(source, recursive=True)))
+            matches = (Path(match) for match in sorted(glob.glob(source, recursive=True)))  # noqa: PTH207 - may be absolute
             found = [match for match in matches if match.is_file()]
             if not found:
                 raise FileNotFoundError(f"no image {source}: pass image files, a folder, or a pattern in quotes.")
@@ -78,7 +78,7 @@ def watch_folder(
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """Images below a folder, sorted; hidden files and folders, which cameras and editors use for unfinished work, not."""
+    """Images below a folder, sorted; hidden ones are passed over, since cameras and editors write into them."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.name.startswith("."):
             continue

@@ -63,7 +63,7 @@ class InspectionGraph(nn.Module):
             anomaly_map, image_score = self.module(resized)
         else:
             tile_map, tile_score = self.module(self.tiling.split(resized))
-            image_score = tile_score.unflatten(0, (-1, len(self.tiling.corners))).amax(dim=1)
+            image_score = torch.unflatten(tile_score, 0, (-1, len(self.tiling.corners))).amax(dim=1)
             anomaly_map = self.tiling.stitch(tile_map)
         at_least = (self.held_out >= image_score[:, None]).float().sum(dim=1)
         conformal = (1 + at_least) / (1 + len(self.held_out))
@@ -98,11 +98,15 @@ class _MatrixMemory(nn.Module):
         patches = feature.movedim(1, 3)
         product = (patches - centre) @ getattr(self, f"factor{stage}") + getattr(self, f"squared_norm{stage}")
         nearest = product.topk(min(NUM_NEIGHBOURS, len(rows)), dim=3, largest=False).indices
-        return (patches[..., None, :] - rows[nearest]).norm(dim=4).mean(dim=3)
+        distance: Tensor = (patches[..., None, :] - rows[nearest]).norm(dim=4).mean(dim=3)
+        return distance
 
 
 class _Whitening(nn.Module):
     """`Gaussian` with the inverse of its factor, since ONNX can solve no triangular system."""
+
+    mean: Tensor
+    inverse: Tensor
 
     def __init__(self, gaussian: Gaussian) -> None:
         super().__init__()

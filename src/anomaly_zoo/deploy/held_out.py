@@ -42,7 +42,7 @@ def held_out_scores(
     support: Batch,
     tiling: Tiling | None = None,
     max_folds: int = MAX_FOLDS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> HeldOutScores:
     """Calibrates a copy of the module without some support images, scores those, and so on until each was left out.
 
@@ -57,7 +57,7 @@ def held_out_scores(
         progress: told how many folds are done, and of how many.
     """
     shots, num_tiles = len(set(support.path)), len(tiling.corners) if tiling else 1
-    image = support.image.cpu().unflatten(0, (shots, num_tiles, -1))
+    image = torch.unflatten(support.image.cpu(), 0, (shots, num_tiles, -1))
     path = support.path[:: num_tiles * image.shape[2]]
     copy = copy_of(module)
     scores = HeldOutScores([], [], [])
@@ -72,7 +72,8 @@ def held_out_scores(
             scores.image_scores.append(prediction.image_score.max().item())
             scores.map_peaks.append(anomaly_map.max().item())
             scores.map_means.append(anomaly_map.mean().item())
-        progress(done + 1, len(folds))
+        if progress is not None:
+            progress(done + 1, len(folds))
     return scores
 
 

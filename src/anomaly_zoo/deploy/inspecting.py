@@ -34,7 +34,7 @@ def inspect_files(
     paths: Iterable[Path],
     writer: PredictionWriter,
     batch_size: int = 8,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Inspects files and writes what is found; a file that cannot be read is written down and passed over.
 
@@ -56,7 +56,8 @@ def inspect_files(
             else:
                 writer.write_unreadable(path, image)
         done += len(batch)
-        progress(done)
+        if progress is not None:
+            progress(done)
 
 
 def is_whole(inspector: Inspector, path: Path) -> bool:

@@ -13,10 +13,10 @@ import importlib
 import json
 import platform
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import safetensors.torch
 import torch
@@ -188,7 +188,9 @@ def copy_of(module: AnomalyModule) -> AnomalyModule:
 
 def _read_record(path: Path) -> _Record:
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} is no model folder ({path.name} is missing): pass one of `fit --output`.")
+        raise FileNotFoundError(
+            f"{path.parent} is no model folder ({path.name} is missing): pass one of `fit --output`."
+        )
     if path.stat().st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {MAX_RECORD_BYTES}: {_AGAIN}.")
     try:
@@ -200,7 +202,7 @@ def _read_record(path: Path) -> _Record:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade anomaly_zoo.")
     if not isinstance(values, dict) or values.pop("sha256", None) != _digest(values):
         raise ValueError(f"{path} is damaged or was changed: {_AGAIN}.")
-    kinds = {part.name: checker(part.type) for part in fields(_Record)}
+    kinds = {name: checker(kind) for name, kind in get_type_hints(_Record).items()}
     if values.keys() != kinds.keys() or not all(fits(values[name]) for name, fits in kinds.items()):
         raise ValueError(f"{path} does not hold the fields of schema {SCHEMA}: {_AGAIN}.")
     if values["backbone"].keys() != {"name", "stages"} or values["image_size"] < 1:

@@ -87,6 +87,8 @@ class PredictionWriter:
         self.counts = {"normal": 0, "anomalous": 0, "unreadable": 0}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
+        for name in (TABLE, LINES) if append else ():
+            _mend(folder / name)
         self.known = _known(folder / LINES) if append else set()
         self._number = len(self.known)
         self._highest: list[tuple[float, int, Image.Image]] = []
@@ -132,7 +134,9 @@ class PredictionWriter:
     def __enter__(self) -> "PredictionWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._table.close()
         self._lines.close()
         if kind is not None:
@@ -168,18 +172,19 @@ class PredictionWriter:
         push(self._highest, (found.image_score, self._number, picture))
 
 
+def _mend(path: Path) -> None:
+    """Cuts off what the machine was writing when it stopped, so that the file ends with a whole line."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def _known(path: Path) -> set[str]:
-    """Paths in whole JSON lines."""
+    """Paths in the JSON lines."""
     if not path.is_file():
         return set()
-    known = set()
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                known.add(str(json.loads(line)["path"]))
-            except (ValueError, KeyError, TypeError):
-                continue  # the machine stopped while it was written: that image is inspected again
-    return known
+        return {str(json.loads(line)["path"]) for line in lines}
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:

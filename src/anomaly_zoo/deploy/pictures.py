@@ -46,7 +46,7 @@ def colour(anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
     """
     place = np.clip((anomaly_map - scale.level) / (scale.top - scale.level), 0, 1)
     channels = [np.interp(place, _PLACES, _COLOURS[:, channel]) for channel in range(3)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
+    return np.asarray(np.stack(channels, axis=-1).round(), dtype=np.uint8)
 
 
 def outline(region: np.ndarray, width: int = 2) -> np.ndarray:

@@ -31,7 +31,7 @@ class Resize(nn.Module):
 
         index, weight = _area_taps(rows, least_rows, torch.sym_min(height, size), (height + size - 1) // size + 1)
         taps = image.float()[:, index].flatten(3)  # b y t (w 3)
-        high = (weight[:, None] @ taps).squeeze(2).unflatten(2, (width, 3)).movedim(3, 1)
+        high = torch.unflatten(weight[:, None] @ taps, 3, (width, 3)).squeeze(2).movedim(3, 1)
         high = torch.where(wide, high, high.round())
 
         across = high @ torch.where(wide, _area_matrix(columns, size, width), _linear_matrix(columns, size, width))
@@ -48,7 +48,7 @@ def _length(line: Tensor) -> Float[Tensor, ""]:
     return torch.ones_like(line, dtype=torch.float64).sum()
 
 
-def _positions(count: int, like: Tensor) -> Tensor:
+def _positions(count: int | torch.SymInt, like: Tensor) -> Tensor:
     return torch.arange(count, dtype=torch.float64, device=like.device)
 
 
@@ -58,7 +58,7 @@ def _overlap(start: Tensor, end: Tensor, pixel: Tensor) -> Tensor:
 
 
 def _area_taps(
-    old: Float[Tensor, ""], new: Float[Tensor, ""], count: int, num_taps: int
+    old: Float[Tensor, ""], new: Float[Tensor, ""], count: int | torch.SymInt, num_taps: int
 ) -> tuple[Int[Tensor, "s t"], Float[Tensor, "s t"]]:
     """The pixels under each of `count` (= `new`) pixels, at most `num_taps` in a row, and their shares."""
     scale = old / new

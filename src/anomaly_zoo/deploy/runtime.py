@@ -1,10 +1,10 @@
 """Predicting from an exported model with onnxruntime, NumPy and Pillow alone: no torch, nothing else of this package's.
 
-    from anomaly_zoo.deploy.runtime import OnnxInspector
-    inspector = OnnxInspector("model.onnx")
-    inspector.inspect([inspector.read("part.png")])
+from anomaly_zoo.deploy.runtime import OnnxInspector
+inspector = OnnxInspector("model.onnx")
+inspector.inspect([inspector.read("part.png")])
 
-    python -m anomaly_zoo.deploy.runtime model.onnx FOLDER out
+python -m anomaly_zoo.deploy.runtime model.onnx FOLDER out
 """
 
 import io
