@@ -83,8 +83,18 @@ def test_a_threshold_changed_by_hand_is_refused(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("name", ["os.system", "this.s", "anomaly_zoo.bench.main", "anomaly_zoo.methods.this.X", "tests.toy.Toy",
-                                  "anomaly_zoo.methods.coft.Backbone", "anomaly_zoo.methods.coft.synthesize"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "this.s",
+        "tests.toy.Toy",
+        "anomaly_zoo.bench.main",
+        "anomaly_zoo.methods.this.X",
+        "anomaly_zoo.methods.coft.Backbone",
+        "anomaly_zoo.methods.coft.synthesize",
+    ],
+)
 def test_only_methods_of_the_package_are_constructed(folder: Path, name: str) -> None:
     sys.modules.pop("this", None)
     edit(folder, class_path=name)

@@ -12,7 +12,7 @@ from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.nn.validation import held_out_folds
 from anomaly_zoo.types import Batch
 
-MAX_FOLDS = 8
+MAX_FOLDS = 4
 VIEWS_OF_ONE = 8
 """Views of a single support image, since there is no other image to leave out."""
 

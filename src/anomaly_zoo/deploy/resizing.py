@@ -1,8 +1,8 @@
 """The protocol's resize as tensor operations on images of any size, so that it can be part of an exported graph.
 
 Ours, after the arithmetic of OpenCV, which `data.transforms.resize` calls: the average over the area where a side
-shrinks, and linear interpolation with coefficients of 11 bits where it grows. The two agree but for a few pixels per
-million that are a tie of rounding (a few per thousand where both sides grow), and those differ by 1 of 255.
+shrinks, and linear interpolation with coefficients of 11 bits where it grows. The two agree but for a few pixels in
+100,000 that are a tie of rounding, and those differ by 1 of 255.
 """
 
 import torch
@@ -77,18 +77,19 @@ def _area_matrix(old: Float[Tensor, ""], new: int, length: int) -> Float[Tensor,
 
 def _linear_source(old: Float[Tensor, ""], new: int) -> Float[Tensor, " s"]:
     """Where the centre of every new pixel lies, in old pixels."""
-    source = (_positions(new, old) + 0.5) * (old / new) - 0.5
-    return torch.minimum(source.clamp(min=0), old - 1)
+    return (_positions(new, old) + 0.5) * (old / new) - 0.5
 
 
 def _linear_taps(old: Float[Tensor, ""], new: int) -> tuple[Int[Tensor, "s 2"], Float[Tensor, "s 2"]]:
+    """The two pixels around every new one and their shares; at the border both are the same pixel, as in OpenCV."""
     source = _linear_source(old, new)[:, None]
     pixel = source.floor() + _positions(2, old)
-    return torch.minimum(pixel, old - 1).long(), _linear_weight(source - pixel)
+    return torch.minimum(pixel.clamp(min=0), old - 1).long(), _linear_weight(source - pixel)
 
 
 def _linear_matrix(old: Float[Tensor, ""], new: int, length: int) -> Float[Tensor, "w s"]:
-    return _linear_weight(_linear_source(old, new) - _positions(length, old)[:, None])
+    source = torch.minimum(_linear_source(old, new).clamp(min=0), old - 1)
+    return _linear_weight(source - _positions(length, old)[:, None])
 
 
 def _linear_weight(distance: Tensor) -> Tensor:
