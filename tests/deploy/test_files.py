@@ -61,7 +61,7 @@ class Watcher:
         self._stop = threading.Event()
         options = {"interval_s": 0.02, "patience_s": 5.0} | options
         paths = watch_folder(folder, known, is_whole, self._stop.is_set, **options)
-        self._thread = threading.Thread(target=lambda: [self.seen.append((p.name, is_whole(p))) for p in paths])
+        self._thread = threading.Thread(target=lambda: self.seen.extend((p.name, is_whole(p)) for p in paths))
         self._thread.start()
 
     def __enter__(self) -> "Watcher":

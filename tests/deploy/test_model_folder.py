@@ -71,7 +71,8 @@ def test_damaged_files_are_refused(folder: Path, name: str, damage: str) -> None
     content = bytearray((folder / name).read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1
-    (folder / name).write_bytes({"cut": content[:-100], "empty": b"", "grown": content + b" {}"}.get(damage, content))
+    damaged = {"cut": content[:-100], "empty": bytearray(), "grown": content + b" {}", "flipped": content}
+    (folder / name).write_bytes(damaged[damage])
     with pytest.raises(ValueError, match=rf"{name} .*write the folder anew with `fit --output`"):
         load(folder)
 

@@ -19,7 +19,7 @@ def found(score: float) -> Inspection:
 
 def size_px(path: Path) -> tuple[int, int]:
     with Image.open(path) as picture:
-        return picture.size
+        return picture.width, picture.height
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

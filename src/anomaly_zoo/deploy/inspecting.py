@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from anomaly_zoo.deploy.outputs import Inspection, PredictionWriter
 from anomaly_zoo.deploy.pictures import Scale
 
 
+@runtime_checkable
 class Inspector(Protocol):
     """What can inspect images: a model folder in torch, or an exported graph in onnxruntime."""
 
