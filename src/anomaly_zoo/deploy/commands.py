@@ -138,11 +138,13 @@ def _inspector(model: Path, device: str) -> Inspector:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from anomaly_zoo.deploy.export import export_onnx
+    from anomaly_zoo.deploy.export import export_onnx, quantise
     from anomaly_zoo.deploy.model_folder import load
 
     output = options.output or options.model / ("model.int8.onnx" if options.int8 else "model.onnx")
-    export_onnx(load(options.model), output, int8=options.int8)
+    export_onnx(load(options.model), output)
+    if options.int8:
+        quantise(output, output)
     sys.stdout.write(f"Exported: {output} ({output.stat().st_size / 2**20:.1f} MiB)\n")
     return 0
 

@@ -26,13 +26,12 @@ _OUTPUTS = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_an
 _EXAMPLE_PX = (2, 310, 300)  # batch, height and width must differ from each other and from 1 to stay free
 
 
-def export_onnx(model: Model, path: Path, int8: bool = False) -> None:
+def export_onnx(model: Model, path: Path) -> None:
     """Writes the model as one file, whole or not at all; its metadata says where it comes from.
 
     Args:
         model: a loaded model folder.
         path: of the file.
-        int8: store the matrices with 8 bits and multiply in them (dynamic quantisation); convolutions stay as they are.
 
     Raises:
         ValueError: the packages are missing, or the method does something that ONNX has no operation for.
@@ -41,9 +40,32 @@ def export_onnx(model: Model, path: Path, int8: bool = False) -> None:
     with TemporaryDirectory(prefix=".export_", dir=path.parent) as scratch:
         file = Path(scratch) / "model.onnx"
         _write_graph(model, file)
-        if int8:
-            file = _quantise(file)
-        _describe(model, file, int8)
+        _describe(model, file)
+        file.replace(path)
+
+
+def quantise(source: Path, path: Path) -> None:
+    """Rewrites an exported file with matrices of 8 bits, which are multiplied as such; convolutions stay as they are.
+
+    The dynamic quantisation of onnxruntime: the other factor is rounded while the model runs.
+
+    Args:
+        source: written by `export_onnx`.
+        path: of the new file, written whole or not at all.
+
+    Raises:
+        ValueError: the packages are missing.
+    """
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise ValueError(f"{error}. {_INSTALL}") from None
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".export_", dir=path.parent) as scratch:
+        file = Path(scratch) / "model.onnx"
+        quantize_dynamic(source, file, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+        _add_properties(file, {"int8": "true"})
         file.replace(path)
 
 
@@ -87,21 +109,7 @@ def _write_graph(model: Model, file: Path) -> None:
         raise ValueError(f"{model.method} cannot be exported: {reason}") from error
 
 
-def _quantise(file: Path) -> Path:
-    try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise ValueError(f"{error}. {_INSTALL}") from None
-
-    target = file.with_name("model.int8.onnx")
-    quantize_dynamic(file, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
-    return target
-
-
-def _describe(model: Model, file: Path, int8: bool) -> None:
-    import onnx
-
-    written = onnx.load(file)
+def _describe(model: Model, file: Path) -> None:
     calibration = model.calibration
     about = {
         "format": _FORMAT,
@@ -115,9 +123,16 @@ def _describe(model: Model, file: Path, int8: bool) -> None:
         "threshold": calibration.threshold,
         "map_threshold": calibration.map_threshold,
         "map_level": calibration.map_level,
-        "int8": int8,
     }
-    onnx.helper.set_model_props(
-        written, {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    _add_properties(
+        file, {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
     )
+
+
+def _add_properties(file: Path, properties: dict[str, str]) -> None:
+    import onnx
+
+    written = onnx.load(file)
+    there = {entry.key: entry.value for entry in written.metadata_props}
+    onnx.helper.set_model_props(written, there | properties)
     onnx.save(written, file)

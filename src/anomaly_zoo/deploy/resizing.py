@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+Size = int | torch.SymInt
+"""A number of pixels: known, or free in an exported graph."""
+
 _ONE = 2048.0  # what OpenCV counts linear coefficients in
 
 
@@ -48,7 +51,7 @@ def _length(line: Tensor) -> Float[Tensor, ""]:
     return torch.ones_like(line, dtype=torch.float64).sum()
 
 
-def _positions(count: int | torch.SymInt, like: Tensor) -> Tensor:
+def _positions(count: Size, like: Tensor) -> Tensor:
     return torch.arange(count, dtype=torch.float64, device=like.device)
 
 
@@ -58,7 +61,7 @@ def _overlap(start: Tensor, end: Tensor, pixel: Tensor) -> Tensor:
 
 
 def _area_taps(
-    old: Float[Tensor, ""], new: Float[Tensor, ""], count: int | torch.SymInt, num_taps: int
+    old: Float[Tensor, ""], new: Float[Tensor, ""], count: Size, num_taps: Size
 ) -> tuple[Int[Tensor, "s t"], Float[Tensor, "s t"]]:
     """The pixels under each of `count` (= `new`) pixels, at most `num_taps` in a row, and their shares."""
     scale = old / new
@@ -68,7 +71,7 @@ def _area_taps(
     return torch.minimum(pixel, old - 1).long(), share.float()
 
 
-def _area_matrix(old: Float[Tensor, ""], new: int, length: int) -> Float[Tensor, "w s"]:
+def _area_matrix(old: Float[Tensor, ""], new: int, length: Size) -> Float[Tensor, "w s"]:
     """The same as a matrix from `length` (= `old`) to `new` pixels."""
     scale = old / new
     start = _positions(new, old) * scale
@@ -87,7 +90,7 @@ def _linear_taps(old: Float[Tensor, ""], new: int) -> tuple[Int[Tensor, "s 2"], 
     return torch.minimum(pixel.clamp(min=0), old - 1).long(), _linear_weight(source - pixel)
 
 
-def _linear_matrix(old: Float[Tensor, ""], new: int, length: int) -> Float[Tensor, "w s"]:
+def _linear_matrix(old: Float[Tensor, ""], new: int, length: Size) -> Float[Tensor, "w s"]:
     source = torch.minimum(_linear_source(old, new).clamp(min=0), old - 1)
     return _linear_weight(source - _positions(length, old)[:, None])
 

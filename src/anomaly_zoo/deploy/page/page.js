@@ -45,6 +45,7 @@ async function inTurn(files, work) {
 }
 
 async function inspect(files) {
+  await ready;
   const product = find("product").value;
   if (!product) return void (find("count").textContent = "Adapt a product first.");
   let done = 0, anomalous = 0, failed = 0;
@@ -116,4 +117,4 @@ for (const [what, work] of [["inspect", inspect], ["adapt", adapt]]) {
   });
 }
 find("product").addEventListener("change", showAbout);
-showProducts();
+const ready = showProducts();
