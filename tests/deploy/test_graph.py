@@ -7,10 +7,11 @@ import torch
 
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.export import build_graph
-from anomaly_zoo.deploy.graph import InspectionGraph
+from anomaly_zoo.deploy.graph import InspectionGraph, replace_blocks
 from anomaly_zoo.deploy.model_folder import Model
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from anomaly_zoo.nn.gaussian import Gaussian
+from anomaly_zoo.nn.memory import PatchMemory
 from tests.deploy.conftest import METHODS
 
 
@@ -28,6 +29,9 @@ def test_tiles_are_in_the_graph(model_of: Callable[..., Model], test_images: lis
 def agree(model: Model, paths: list[Path]) -> None:
     images = [read_image(path) for path in paths]
     expected = TorchInspector(model).inspect(images)
+    scores = model.module(torch.stack([torch.from_numpy(image) for image in images]).movedim(3, 1) / 255).image_score
+    if model.tiling is None:
+        assert [inspection.image_score for inspection in expected] == pytest.approx(scores.tolist(), rel=1e-5)
     with torch.no_grad():
         found = build_graph(model)(torch.stack([torch.from_numpy(image) for image in images]))
     fields = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_anomalous")
@@ -70,3 +74,16 @@ def test_a_threshold_between_two_scores_decides(model: Model, test_images: list[
     for threshold, decision in ((score * 0.999, True), (score * 1.001, False)):
         changed = replace(model, calibration=replace(model.calibration, threshold=threshold))
         assert build_graph(changed)(image)[4].item() is decision
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 200, 192, 1000])
+def test_memories_of_any_size_keep_their_distances(count: int) -> None:
+    torch.manual_seed(0)
+    memory = PatchMemory(2)
+    memory.fit([torch.randn(count, 6, 1, 1), torch.randint(3, (count, 4, 1, 1)).float()], count)
+    features = [torch.randn(2, 6, 5, 3), torch.randint(3, (2, 4, 2, 2)).float()]  # the second one has many ties
+    expected = memory(features)
+    holder = torch.nn.ModuleList([memory])
+    replace_blocks(holder)
+    for found, wanted in zip(holder[0](features), expected, strict=True):
+        torch.testing.assert_close(found, wanted)

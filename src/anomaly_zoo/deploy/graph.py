@@ -5,13 +5,17 @@ products; a method that is built of those blocks needs no code here.
 """
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import NUM_NEIGHBOURS, PatchMemory
 from anomaly_zoo.nn.tiling import Tiling
+
+_GROUP = 64  # rows of a memory that are searched together
+_CHUNK = 512
 
 
 class InspectionGraph(nn.Module):
@@ -43,7 +47,7 @@ class InspectionGraph(nn.Module):
         held_out: list[float],
     ) -> None:
         super().__init__()
-        _replace_blocks(module)
+        replace_blocks(module)
         self.module = module
         self.resize = Resize(image_size)
         self.tiling = tiling
@@ -77,29 +81,59 @@ class InspectionGraph(nn.Module):
 
 
 class _MatrixMemory(nn.Module):
-    """`PatchMemory` by matrix products, for any number of patches."""
+    """`PatchMemory` by one matrix product per stage, for any number of patches.
+
+    The k nearest of all rows are among the k groups of rows with the nearest members, so that looking for the k
+    smallest numbers only has to go through one number per group, and then through k groups: several times as fast.
+    """
 
     def __init__(self, memory: PatchMemory) -> None:
         super().__init__()
         for stage, rows in enumerate(memory.buffers()):
-            centre = rows.float().mean(dim=0)
-            centred = rows.float() - centre
-            self.register_buffer(f"rows{stage}", rows.float())
+            rows = rows.float()
+            centre = rows.mean(dim=0)
+            squared_norm = (rows - centre).square().sum(dim=1, keepdim=True)
+            factor = torch.cat([-2 * (rows - centre), squared_norm], dim=1)  # |m|^2 - 2 x.m, for x with a 1 appended
+            filling = -len(rows) % _GROUP
+            self.register_buffer(f"rows{stage}", rows)
             self.register_buffer(f"centre{stage}", centre)
-            self.register_buffer(f"factor{stage}", -2 * centred.T)
-            self.register_buffer(f"squared_norm{stage}", centred.square().sum(dim=1))
+            self.register_buffer(f"factor{stage}", F.pad(factor, (0, 0, 0, filling)).T.contiguous())
+            self.register_buffer(f"filling{stage}", F.pad(torch.zeros(len(rows)), (0, filling), value=torch.inf))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Distance of every patch to the memory of its stage."""
         return [self._distance(stage, feature) for stage, feature in enumerate(features)]
 
     def _distance(self, stage: int, feature: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
-        rows, centre = getattr(self, f"rows{stage}"), getattr(self, f"centre{stage}")
-        patches = feature.movedim(1, 3)
-        product = (patches - centre) @ getattr(self, f"factor{stage}") + getattr(self, f"squared_norm{stage}")
-        nearest = product.topk(min(NUM_NEIGHBOURS, len(rows)), dim=3, largest=False).indices
-        distance: Tensor = (patches[..., None, :] - rows[nearest]).norm(dim=4).mean(dim=3)
+        patches = feature.movedim(1, 3).flatten(0, 2)
+        if torch.compiler.is_exporting():
+            distance = self._nearest(stage, patches)
+        else:  # products that stay in the cache
+            distance = torch.cat([self._nearest(stage, chunk) for chunk in torch.split(patches, _CHUNK)])
+        return torch.unflatten(distance, 0, (-1, *feature.shape[2:]))
+
+    def _nearest(self, stage: int, patches: Float[Tensor, "p c"]) -> Float[Tensor, " p"]:
+        rows = getattr(self, f"rows{stage}")
+        centred = F.pad(patches - getattr(self, f"centre{stage}"), (0, 1), value=1.0)
+        product = centred @ getattr(self, f"factor{stage}")
+        if len(rows) % _GROUP:
+            product = product + getattr(self, f"filling{stage}")
+        nearest = rows[_smallest(product, min(NUM_NEIGHBOURS, len(rows)))]
+        distance: Tensor = (patches[:, None] - nearest).norm(dim=2).mean(dim=1)
         return distance
+
+
+def _smallest(values: Float[Tensor, "p m"], count: int) -> Int[Tensor, "p k"]:
+    """Columns of the `count` smallest values in every row; m is a multiple of `_GROUP`."""
+    num_groups = values.shape[1] // _GROUP
+    if num_groups <= count:
+        return values.topk(count, dim=1, largest=False).indices
+    groups = torch.unflatten(values, 1, (_GROUP, num_groups))  # a group is every num_groups-th column
+    group = groups.amin(dim=1).topk(count, dim=1, largest=False).indices
+    members = groups.gather(2, group[:, None].expand(-1, _GROUP, -1)).flatten(1)
+    place = members.topk(count, dim=1, largest=False).indices
+    column: Tensor = place // count * num_groups + group.gather(1, place % count)
+    return column
 
 
 class _Whitening(nn.Module):
@@ -122,7 +156,8 @@ class _Whitening(nn.Module):
         return (self.inverse @ difference).square().sum(dim=(-2, -1))
 
 
-def _replace_blocks(module: nn.Module) -> None:
+def replace_blocks(module: nn.Module) -> None:
+    """Replaces, in place, memories and Gaussians by matrix products that say the same up to rounding."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, PatchMemory):
