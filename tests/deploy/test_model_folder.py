@@ -13,6 +13,7 @@ from torch import nn
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.model_folder import RECORD, TENSORS, Model, load, save
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
+from anomaly_zoo.methods.patchcore import PatchCore
 from anomaly_zoo.nn.backbone import Backbone
 from tests.deploy.conftest import METHODS
 from tests.toy import Toy
@@ -48,6 +49,28 @@ def test_every_method_comes_back_to_the_last_bit(
     ):
         assert (first.image_score, first.p_value) == (second.image_score, second.p_value)
         assert (first.anomaly_map == second.anomaly_map).all()
+
+
+def test_what_a_method_adds_to_its_checkpoint_comes_back_as_it_was(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = {"history": [("conv", True, [1, 2]), ()], "ratio": 0.5, "none": None, "nested": {"a": (1, [2.0])}}
+    read: list[Any] = []
+    plain_save, plain_load = PatchCore.on_save_checkpoint, PatchCore.on_load_checkpoint
+
+    def saving(module: PatchCore, checkpoint: dict[str, Any]) -> None:
+        plain_save(module, checkpoint)
+        checkpoint["pruning"] = added
+
+    def loading(module: PatchCore, checkpoint: dict[str, Any]) -> None:
+        plain_load(module, checkpoint)
+        read.append(checkpoint["pruning"])
+
+    monkeypatch.setattr(PatchCore, "on_save_checkpoint", saving)
+    monkeypatch.setattr(PatchCore, "on_load_checkpoint", loading)
+    save(model, tmp_path)
+    load(tmp_path)
+    assert read == [added]
 
 
 def test_it_says_where_it_comes_from(folder: Path, tiny_root: Path) -> None:

@@ -105,7 +105,7 @@ def save(model: Model, folder: Path) -> None:
         class_path=class_path,
         backbone=checkpoint.pop("backbone"),
         init_args=checkpoint.pop("init_args"),
-        checkpoint=checkpoint,
+        checkpoint=_marked(checkpoint),
         image_size=model.image_size,
         tiling=asdict(model.tiling) if model.tiling else None,
         category=model.category,
@@ -145,7 +145,7 @@ def load(folder: Path) -> Model:
                 "state_dict": safetensors.torch.load(content),
                 "backbone": record.backbone,
                 "init_args": record.init_args,
-                **record.checkpoint,
+                **_unmarked(record.checkpoint),
             },
         )
         calibration = Calibration(**record.calibration)
@@ -208,6 +208,26 @@ def _read_record(path: Path) -> _Record:
     if values["backbone"].keys() != {"name", "stages"} or values["image_size"] < 1:
         raise ValueError(f"{path}: backbone={values['backbone']}, image_size={values['image_size']}: {_AGAIN}.")
     return _Record(**values)
+
+
+def _marked(value: Any) -> Any:
+    """The same with tuples as `{"tuple": [...]}`: JSON would turn them into lists."""
+    if isinstance(value, dict):
+        return {key: _marked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_marked(item) for item in value]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    return value
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return (
+            tuple(_unmarked(value["tuple"]))
+            if value.keys() == {"tuple"}
+            else {k: _unmarked(v) for k, v in value.items()}
+        )
+    return [_unmarked(item) for item in value] if isinstance(value, list) else value
 
 
 def _digest(values: dict[str, Any]) -> str:
