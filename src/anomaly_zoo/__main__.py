@@ -22,6 +22,8 @@ def main() -> int:
         except (ValueError, OSError) as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
+        except KeyboardInterrupt:
+            return 130
 
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

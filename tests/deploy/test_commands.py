@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,23 @@ def test_watching_a_folder_in_a_process_of_its_own(folder: Path, tiny_root: Path
     assert out.startswith("3 normal, 6 anomalous") or "anomalous" in out
     assert {row["decision"] for row in rows(tmp_path / "out")} <= {"normal", "anomalous"}
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
+
+
+@pytest.mark.slow
+def test_serving_in_a_process_of_its_own(folder: Path, test_images: list[Path], tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "anomaly_zoo", "serve", "--model", str(folder), "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert started.stdout is not None
+    url = started.stdout.readline().split()[0]
+    assert url.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(f"{url}api/products/model/inspect", test_images[0].read_bytes(), timeout=30) as answer:
+        assert json.load(answer)["decision"] in ("normal", "anomalous")
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=30)
+    assert (started.returncode, errors) == (0, "")
+    assert not list(tmp_path.iterdir())
 
 
 def wait_until(condition: object, timeout_s: float = 60.0) -> None:

@@ -9,7 +9,7 @@ import base64
 import io
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def serve(model: Path | None, folder: Path, method: str, options: list[str], hos
     socket = config.bind_socket()
     sys.stdout.write(f"http://{host}:{socket.getsockname()[1]}/  (Ctrl-C ends it)\n")
     sys.stdout.flush()
-    server.run(sockets=[socket])
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down
+        server.run(sockets=[socket])
 
 
 def create_app(products: Products, host: str = "127.0.0.1") -> FastAPI:
