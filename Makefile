@@ -33,7 +33,7 @@ setup: $(STAMP) ## build .venv (the other targets do it themselves)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,embedded,ray,dashboards]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs,embedded,ray,dashboards,export,serve]"
 	@touch $@
 
 format: $(STAMP) ## format the code and sort the imports
@@ -99,7 +99,7 @@ docs: $(STAMP) ## build the documentation into site/
 lock: ## write constraints.txt from a new environment with the newest versions
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --editable ".[dev,docs,embedded,ray,dashboards]"
+	build/lock/bin/python -m pip install --quiet --editable ".[dev,docs,embedded,ray,dashboards,export,serve]"
 	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --exclude-editable | sed 's/$$/ ; python_version >= "3.11"/'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/lock

@@ -1,4 +1,7 @@
-"""`python -m anomaly_zoo fit|test|predict`: Lightning's command line for one method on one category."""
+"""`python -m anomaly_zoo fit|test|predict`: Lightning's command line for one method on one category.
+
+`predict --model`, `export` and `serve` go on with the model folder that `fit --output` writes.
+"""
 
 import sys
 
@@ -10,6 +13,17 @@ def main() -> int:
 
         sys.stdout.write(f"anomaly_zoo {__version__}\n")
         return 0
+
+    from anomaly_zoo.deploy import commands
+
+    if commands.meant(sys.argv[1:]):
+        try:
+            return commands.main(sys.argv[1:])
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+        except KeyboardInterrupt:
+            return 130
 
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

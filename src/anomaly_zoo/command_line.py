@@ -7,8 +7,11 @@ from typing import Any
 
 import lightning.pytorch as L
 import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 
 from anomaly_zoo.config import AnomalyCLI
+from anomaly_zoo.deploy.adapting import make_model, require_deployable
+from anomaly_zoo.deploy.model_folder import save
 from anomaly_zoo.run import describe
 from anomaly_zoo.tracking import tracker
 
@@ -19,11 +22,24 @@ PREDICTIONS = "predictions.csv"
 class CommandLine(AnomalyCLI):
     """`fit` writes `adapted.ckpt`, `test` prints the metrics, `predict` writes `predictions.csv`.
 
-    Files go into `trainer.default_root_dir`.
+    Files go into `trainer.default_root_dir`. With `--output`, `fit` writes a model folder too, see `deploy`.
     """
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Gives `fit` two options; `add_arguments_to_parser` would give them to all."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--output", type=str | None, default=None, help="model folder to write (docs/deploy.md)"
+            )
+            rate = "share of normal images that may count as anomalous, for --output"
+            parser.add_argument("--false_alarm_rate", type=float, default=0.05, help=rate)
+        return parser
 
     def before_fit(self) -> None:
         """Tracks the run with W&B (offline; `WANDB=0` switches it off) unless a logger is configured."""
+        if self.config.fit.output is not None:
+            require_deployable(self.datamodule)
         if not self.trainer.loggers:
             config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
             self.trainer.logger = tracker(self._folder, describe(config, type(self.model).__name__))
@@ -33,6 +49,11 @@ class CommandLine(AnomalyCLI):
         path = self._folder / CHECKPOINT
         self.trainer.save_checkpoint(path, weights_only=True)
         self._say(f"Adapted. Test it: the same options with `test --ckpt_path {path}`")
+        if self.config.fit.output is not None and self.trainer.is_global_zero:
+            output = Path(self.config.fit.output)
+            model = make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate, self._calibrating)
+            save(model, output)
+            self._say(f"Inspect images: `predict --model {output} FOLDER --output out`")
 
     def before_test(self) -> None:
         """Asks for the adapted module."""
@@ -65,6 +86,10 @@ class CommandLine(AnomalyCLI):
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def _calibrating(self, what: str, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{what}: {done} of {total}" + ("\n" if done == total else ""))
 
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:

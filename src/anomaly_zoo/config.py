@@ -25,7 +25,8 @@ __all__ = ["BASE", "CONFIGS", "AnomalyCLI", "build", "method_files", "quiet", "r
 _HELP = (
     "One method on one category: `fit` adapts it to a few normal images, `test` scores it, `predict` lists the scores "
     "of the test images. Begin with: python -m anomaly_zoo fit --config configs/methods/patchcore.yaml "
-    "--data.root datasets/elpv --data.category mono"
+    "--data.root datasets/elpv --data.category mono. With --output, `fit` writes a model folder, for "
+    "`predict --model`, `export` and `serve`: each has a --help of its own."
 )
 _KNOWN_WARNINGS = (
     "LightningCLI's args parameter is intended",  # build and resolve use it as meant

@@ -131,7 +131,7 @@ def save(result: Result, store: Path) -> Path:
     """
     path = result.path_in(store)
     record = {part.name: getattr(result, part.name) for part in fields(result)}
-    problem = next(_unwritable(record), None) or _contradiction(result)
+    problem = next(unwritable(record), None) or _contradiction(result)
     try:
         msgspec.convert(record, Result)
     except msgspec.ValidationError as error:
@@ -261,14 +261,14 @@ def _contradiction(result: Result) -> str | None:
     return None
 
 
-def _unwritable(value: Any, name: str = "") -> Iterator[str]:
+def unwritable(value: Any, name: str = "") -> Iterator[str]:
     """Says of everything inside `value` that JSON cannot hold where it is and what it is."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _unwritable(item, f"{name}.{key}" if name else str(key))
+            yield from unwritable(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from _unwritable(item, f"{name}[{index}]")
+            yield from unwritable(item, f"{name}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{name} is {float(value)}, which is not finite"
     elif not isinstance(value, (str, int, float, type(None))):

@@ -63,11 +63,28 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         ValueError: the file is empty, damaged, larger than `MAX_IMAGE_PIXELS`, none of the kinds that `IMAGE_SUFFIXES`
             name, or its pixels are neither 8 nor 16 bit.
     """
-    pixels = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return decode_image(_content(path), str(path))
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes the content of an image file as `read_image` does.
+
+    Args:
+        data: the content.
+        name: what errors call it.
+        max_pixels: larger images are refused by their header.
+
+    Returns:
+        The pixels in [0, 255].
+
+    Raises:
+        ValueError: see `read_image`.
+    """
+    pixels = _decode(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, max_pixels)
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise ValueError(f"{path} has {pixels.dtype} pixels: save it with 8 or 16 unsigned bits per channel")
+        raise ValueError(f"{name} has {pixels.dtype} pixels: save it with 8 or 16 unsigned bits per channel")
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     return np.ascontiguousarray(pixels)
@@ -86,30 +103,35 @@ def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
         FileNotFoundError: there is no such file.
         ValueError: see `read_image`.
     """
-    pixels = _decode(path, cv2.IMREAD_UNCHANGED)  # most masks are grey, and reading them as colour takes twice as long
+    pixels = _decode(
+        _content(path), str(path), cv2.IMREAD_UNCHANGED
+    )  # most masks are grey, and reading them as colour takes twice as long
     anomalous = np.asarray(pixels > 0)
     return anomalous if anomalous.ndim == 2 else np.asarray(anomalous.any(axis=2))
 
 
-def _decode(path: Path, flags: int) -> np.ndarray:
-    """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
+def _content(path: Path) -> bytes:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {MAX_FILE_BYTES}: save it compressed")
-    data = path.read_bytes()
+    return path.read_bytes()
+
+
+def _decode(data: bytes, name: str, flags: int, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
+    """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
     reason, pixels = "it is damaged or cut off; replace or remove it", None
     with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
         warnings.simplefilter("ignore")
         try:
             width, height = _size(data)
-            if width * height > MAX_IMAGE_PIXELS:
-                reason = f"its {width}x{height} pixels are over the limit of {MAX_IMAGE_PIXELS}; cut it into parts"
+            if width * height > max_pixels:
+                reason = f"its {width}x{height} pixels are over the limit of {max_pixels}; cut it into parts"
             else:
                 pixels = _decode_pillow(data) if data.startswith(_JPEG_MAGIC) else _decode_opencv(data, flags)
         except Exception as error:  # Pillow and OpenCV raise a dozen kinds for damaged files, struct.error among them
             reason += f" ({type(error).__name__})" if data else ""
     if pixels is None:
         found = f"{len(data)} bytes" if data else "an empty file"
-        raise ValueError(f"cannot read {path} as an image ({found}): {reason}")
+        raise ValueError(f"cannot read {name} as an image ({found}): {reason}")
     return pixels
 
 

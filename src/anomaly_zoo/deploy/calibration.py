@@ -1,0 +1,117 @@
+"""A threshold and p-values from the scores of a few held-out normal images.
+
+With n held-out scores of mean m and standard deviation s, taken as draws of a normal distribution, the next one
+exceeds `m + t s sqrt(1 + 1/n)` with probability a, where t is the quantile 1 - a of Student's distribution with n - 1
+degrees of freedom: the prediction interval for one more observation, which knows how little n draws say. The rank alone
+(conformal p-values; Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005) assumes nothing but that
+the images are exchangeable, and can never fall below 1 / (n + 1).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+MIN_SCORES = 2
+_TABLE_P = np.concatenate([np.linspace(0.999, 0.1, 64, endpoint=False), np.geomspace(0.1, 1e-6, 192)])
+_LEAST_SPREAD_RATIO = 1e-3  # of the mean: scores that agree better than that say nothing about others
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where normal images end, learned from the support alone.
+
+    Attributes:
+        false_alarm_rate: the share of normal images that may count as anomalous, as asked for.
+        threshold: image score above which an image counts as anomalous.
+        map_threshold: value of the anomaly map that as many normal images exceed somewhere.
+        map_level: mean value of the anomaly maps of held-out normal images.
+        image_scores: of the held-out normal images, rising.
+        map_peaks: the largest values of their anomaly maps, rising.
+        p_scores: image scores, rising, and ...
+        p_values: ... the p-value of each, falling; between two of them it is interpolated.
+    """
+
+    false_alarm_rate: float
+    threshold: float
+    map_threshold: float
+    map_level: float
+    image_scores: list[float]
+    map_peaks: list[float]
+    p_scores: list[float]
+    p_values: list[float]
+
+    def p_value(self, score: float) -> float:
+        """The share of normal images that score as high or higher, by the fitted tail; at least 1e-6."""
+        return float(np.interp(score, self.p_scores, self.p_values))
+
+    def conformal_p_value(self, score: float) -> float:
+        """The same by rank alone: at least 1 / (n + 1)."""
+        return conformal_p_value(score, self.image_scores)
+
+
+def calibrate(
+    image_scores: Sequence[float], map_peaks: Sequence[float], map_level: float, false_alarm_rate: float = 0.05
+) -> Calibration:
+    """Fits both tails.
+
+    Args:
+        image_scores: of at least two held-out normal images (or views).
+        map_peaks: the largest values of their anomaly maps.
+        map_level: mean value of these maps.
+        false_alarm_rate: in (0, 1).
+
+    Raises:
+        ValueError: too few scores, scores that are not finite, or a rate out of range.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate is {false_alarm_rate}: choose a share between 0 and 1, such as 0.05")
+    if len(image_scores) < MIN_SCORES or not np.isfinite([*image_scores, *map_peaks, map_level]).all():
+        raise ValueError(f"held-out scores {list(image_scores)}: a threshold needs {MIN_SCORES} or more, all finite")
+    p_values = np.unique([*_TABLE_P, false_alarm_rate])[::-1]  # so that p < rate exactly where score > threshold
+    return Calibration(
+        false_alarm_rate=false_alarm_rate,
+        threshold=tail_quantile(image_scores, false_alarm_rate),
+        map_threshold=tail_quantile(map_peaks, false_alarm_rate),
+        map_level=map_level,
+        image_scores=sorted(image_scores),
+        map_peaks=sorted(map_peaks),
+        p_scores=[tail_quantile(image_scores, p) for p in p_values],
+        p_values=p_values.tolist(),
+    )
+
+
+def tail_quantile(scores: Sequence[float], probability: float) -> float:
+    """The value that one more score exceeds with the given probability.
+
+    Example:
+        >>> round(tail_quantile([1.0, 2.0, 3.0], 0.05), 3)
+        5.372
+    """
+    mean, spread = _spread(scores)
+    return float(mean + stats.t.isf(probability, len(scores) - 1) * spread)
+
+
+def tail_probability(scores: Sequence[float], score: float) -> float:
+    """The probability that one more score is as high as `score` or higher; the inverse of `tail_quantile`."""
+    mean, spread = _spread(scores)
+    return float(stats.t.sf((score - mean) / spread, len(scores) - 1))
+
+
+def conformal_p_value(score: float, scores: Sequence[float]) -> float:
+    """(1 + the number of `scores` that are at least `score`) / (n + 1).
+
+    Example:
+        >>> conformal_p_value(2.5, [1.0, 2.0, 3.0])
+        0.5
+    """
+    return (1 + sum(other >= score for other in scores)) / (len(scores) + 1)
+
+
+def _spread(scores: Sequence[float]) -> tuple[float, float]:
+    """Mean, and the standard deviation of the difference between one more score and that mean."""
+    mean = float(np.mean(scores))
+    deviation = max(float(np.std(scores, ddof=1)), _LEAST_SPREAD_RATIO * abs(mean), 1e-12)
+    return mean, deviation * math.sqrt(1 + 1 / len(scores))

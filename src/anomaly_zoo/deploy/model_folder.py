@@ -1,0 +1,256 @@
+"""A model folder: everything that an adapted method needs to inspect images, and nothing that runs when it is read.
+
+    model/
+      tensors.safetensors    the module's parameters and buffers
+      model.json             method, backbone, versions, support, held-out scores, threshold; SHA-256 of both files
+
+The hashes find what was damaged or changed by hand. They are no signature: whoever can write the folder can write new
+hashes as well.
+"""
+
+import hashlib
+import importlib
+import json
+import platform
+import re
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from anomaly_zoo import __version__
+from anomaly_zoo.deploy.calibration import Calibration
+from anomaly_zoo.module import AnomalyModule
+from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.tiling import Tiling
+from anomaly_zoo.results import unwritable, write_whole
+
+TENSORS = "tensors.safetensors"
+RECORD = "model.json"
+SCHEMA = 1
+MAX_RECORD_BYTES = 2**24
+_CLASS = re.compile(r"anomaly_zoo\.methods\.[a-z_][a-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
+_AGAIN = "write the folder anew with `fit --output`"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An adapted module, and what makes a decision of its scores.
+
+    Attributes:
+        module: in evaluation mode, on the CPU.
+        calibration: the threshold and where it comes from.
+        image_size: side in pixels that images are resized to.
+        tiling: how images are cut; None if they are not.
+        category: the product's name.
+        support: the support images' paths in the dataset.
+        support_sha256: of these paths, as in a result.
+        versions: of the packages that it was adapted with.
+    """
+
+    module: AnomalyModule
+    calibration: Calibration
+    image_size: int
+    tiling: Tiling | None = None
+    category: str = ""
+    support: tuple[str, ...] = ()
+    support_sha256: str = ""
+    versions: dict[str, str] | None = None
+
+    @property
+    def method(self) -> str:
+        """Class name of the method."""
+        return type(self.module).__name__
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `model.json` holds, field by field."""
+
+    schema: int
+    class_path: str
+    init_args: dict[str, Any]
+    backbone: dict[str, Any]
+    checkpoint: dict[str, Any]
+    image_size: int
+    tiling: dict[str, int] | None
+    category: str
+    support: list[str]
+    support_sha256: str
+    calibration: dict[str, Any]
+    versions: dict[str, str]
+    tensors_sha256: str
+
+
+def save(model: Model, folder: Path) -> None:
+    """Writes a model folder, replacing an earlier one; the record, which makes it valid, comes last.
+
+    Raises:
+        ValueError: the method is not one of `anomaly_zoo.methods`, or keeps something that JSON cannot hold.
+    """
+    class_path = f"{type(model.module).__module__}.{type(model.module).__qualname__}"
+    if not _CLASS.fullmatch(class_path):
+        raise ValueError(f"{class_path} cannot be saved in a model folder: only methods in anomaly_zoo.methods can.")
+    checkpoint: dict[str, Any] = {"state_dict": model.module.state_dict()}
+    model.module.on_save_checkpoint(checkpoint)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.pop("state_dict").items()}
+    content = safetensors.torch.save({name: value.clone() for name, value in tensors.items()})
+    record = _Record(
+        schema=SCHEMA,
+        class_path=class_path,
+        backbone=checkpoint.pop("backbone"),
+        init_args=checkpoint.pop("init_args"),
+        checkpoint=_marked(checkpoint),
+        image_size=model.image_size,
+        tiling=asdict(model.tiling) if model.tiling else None,
+        category=model.category,
+        support=list(model.support),
+        support_sha256=model.support_sha256,
+        calibration=asdict(model.calibration),
+        versions=model.versions or _versions(),
+        tensors_sha256=hashlib.sha256(content).hexdigest(),
+    )
+    values = asdict(record)
+    if problem := next(unwritable(values), None):
+        raise ValueError(f"{class_path} cannot be saved in a model folder: {problem}.")
+    (folder / RECORD).unlink(missing_ok=True)  # so that no record ever stands beside the tensors of another
+    write_whole(folder / TENSORS, content)
+    sealed = values | {"sha256": _digest(values)}
+    write_whole(folder / RECORD, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
+
+
+def load(folder: Path) -> Model:
+    """Reads a model folder. Nothing in it is run: classes come from this package, tensors and JSON are plain data.
+
+    Raises:
+        FileNotFoundError: there is no model folder.
+        ValueError: it is damaged, was changed, or comes from a newer version.
+    """
+    record = _read_record(folder / RECORD)
+    try:
+        content = (folder / TENSORS).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{folder / TENSORS} is missing: {_AGAIN}.") from None
+    if hashlib.sha256(content).hexdigest() != record.tensors_sha256:
+        raise ValueError(f"{folder / TENSORS} is damaged or was changed: {_AGAIN}.")
+    try:
+        module = rebuild(
+            _method(record.class_path),
+            {
+                "state_dict": safetensors.torch.load(content),
+                "backbone": record.backbone,
+                "init_args": record.init_args,
+                **_unmarked(record.checkpoint),
+            },
+        )
+        calibration = Calibration(**record.calibration)
+        tiling = Tiling(**record.tiling) if record.tiling else None
+    except (TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{folder} does not fit this version ({' '.join(str(error).split())}): {_AGAIN}.") from error
+    return Model(
+        module=module,
+        calibration=calibration,
+        image_size=record.image_size,
+        tiling=tiling,
+        category=record.category,
+        support=tuple(record.support),
+        support_sha256=record.support_sha256,
+        versions=record.versions,
+    )
+
+
+def rebuild(method: type[AnomalyModule], checkpoint: dict[str, Any]) -> AnomalyModule:
+    """Constructs a module as it was saved, in evaluation mode.
+
+    Args:
+        method: its class.
+        checkpoint: `state_dict` and what the method's `on_save_checkpoint` adds; random numbers are not touched.
+    """
+    with torch.random.fork_rng(devices=[]):  # what is initialised here is replaced
+        module = method(Backbone(**checkpoint["backbone"], weights="none"), **checkpoint["init_args"])
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.eval()
+
+
+def copy_of(module: AnomalyModule) -> AnomalyModule:
+    """The same module once more, on the CPU, without its trainer."""
+    tensors: dict[str, Tensor] = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    checkpoint: dict[str, Any] = {"state_dict": tensors}
+    module.on_save_checkpoint(checkpoint)
+    return rebuild(type(module), checkpoint)
+
+
+def _read_record(path: Path) -> _Record:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} is no model folder ({path.name} is missing): pass one of `fit --output`."
+        )
+    if path.stat().st_size > MAX_RECORD_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {MAX_RECORD_BYTES}: {_AGAIN}.")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): {_AGAIN}.") from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade anomaly_zoo.")
+    if not isinstance(values, dict) or values.pop("sha256", None) != _digest(values):
+        raise ValueError(f"{path} is damaged or was changed: {_AGAIN}.")
+    try:
+        record = msgspec.convert(values, _Record)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path} does not hold the fields of schema {SCHEMA} ({error}): {_AGAIN}.") from None
+    if record.backbone.keys() != {"name", "stages"} or record.image_size < 1:
+        raise ValueError(f"{path}: backbone={record.backbone}, image_size={record.image_size}: {_AGAIN}.")
+    return record
+
+
+def _marked(value: Any) -> Any:
+    """The same with tuples as `{"tuple": [...]}`: JSON would turn them into lists."""
+    if isinstance(value, dict):
+        return {key: _marked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_marked(item) for item in value]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    return value
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return (
+            tuple(_unmarked(value["tuple"]))
+            if value.keys() == {"tuple"}
+            else {k: _unmarked(v) for k, v in value.items()}
+        )
+    return [_unmarked(item) for item in value] if isinstance(value, list) else value
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _method(class_path: str) -> type[AnomalyModule]:
+    """The class of a method of this package; the name of anything else is refused before anything is imported."""
+    if not _CLASS.fullmatch(class_path):
+        raise ValueError(f"the method {class_path!r} is not one of anomaly_zoo.methods.")
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"this version has no method {class_path!r}: install the version that wrote it.") from None
+    if not (isinstance(found, type) and issubclass(found, AnomalyModule) and found.__module__ == module):
+        raise ValueError(f"{class_path!r} is not a method.")
+    return found
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "timm", "safetensors")
+    return {"anomaly_zoo": __version__, "python": platform.python_version()} | {
+        name: metadata.version(name) for name in packages
+    }

@@ -1,0 +1,115 @@
+"""Pictures for people: the anomaly map over the image with a colour bar and contours, and a contact sheet of many.
+
+NumPy and Pillow only, so that they are there without torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MAX_SIDE_PX = 1024
+"""Overlays of larger images are drawn smaller."""
+
+TILE_PX = 160
+_BAR_PX, _LABEL_PX, _FONT_PX = 14, 62, 12
+_ANOMALOUS, _NORMAL, _CONTOUR = (214, 40, 40), (42, 157, 80), (255, 255, 255)
+_PLACES = np.linspace(0, 1, 6)
+_COLOURS = np.array([(20, 16, 80), (38, 84, 180), (60, 170, 170), (240, 220, 90), (240, 120, 40), (180, 10, 20)])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of anomaly maps mean; the same for all images of a model, so that they can be compared.
+
+    Attributes:
+        level: what maps of normal images are like; drawn coldest.
+        threshold: above it a pixel counts as anomalous; in the middle of the scale, and where contours run.
+    """
+
+    level: float
+    threshold: float
+
+    @property
+    def top(self) -> float:
+        """The value drawn hottest."""
+        return self.level + 2 * max(self.threshold - self.level, 1e-12)
+
+
+def colour(anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
+    """Float `h w` to uint8 RGB `h w 3`.
+
+    Example:
+        >>> colour(np.array([[0.0, 2.0]]), Scale(level=0.0, threshold=1.0)).tolist()
+        [[[20, 16, 80], [180, 10, 20]]]
+    """
+    place = np.clip((anomaly_map - scale.level) / (scale.top - scale.level), 0, 1)
+    channels = [np.interp(place, _PLACES, _COLOURS[:, channel]) for channel in range(3)]
+    return np.asarray(np.stack(channels, axis=-1).round(), dtype=np.uint8)
+
+
+def outline(region: np.ndarray, width: int = 2) -> np.ndarray:
+    """The pixels just inside the border of a region; bool `h w` in and out."""
+    inside = np.pad(region, width, constant_values=True)
+    kept = region.copy()
+    for shift in range(1, width + 1):
+        for axis in (0, 1):
+            for step in (-shift, shift):
+                kept &= np.roll(inside, step, axis=axis)[width:-width, width:-width]
+    return np.asarray(region & ~kept)
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.Image:
+    """The map in colours over the image, contours where it passes the threshold, and the colour bar at the right.
+
+    Args:
+        image: uint8 RGB `h w 3` of any size.
+        anomaly_map: float, of any size; stretched over the image.
+        scale: of the colours.
+    """
+    picture = _blend(image, anomaly_map, scale, MAX_SIDE_PX)
+    height = max(picture.height, 96)
+    canvas = Image.new("RGB", (picture.width + _BAR_PX + _LABEL_PX, height), "white")
+    canvas.paste(picture)
+    ramp = np.linspace(scale.top, scale.level, height)[:, None].repeat(_BAR_PX, axis=1)
+    canvas.paste(Image.fromarray(colour(ramp, scale)), (picture.width + 4, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_PX)
+    x = picture.width + _BAR_PX + 8
+    for value, y in (
+        (scale.top, 0),
+        (scale.threshold, (height - _FONT_PX) // 2),
+        (scale.level, height - _FONT_PX - 4),
+    ):
+        draw.text((x, y), f"{value:.3g}", fill="black", font=font)
+    draw.line([(picture.width + 4, height // 2), (x - 2, height // 2)], fill="black")
+    return canvas
+
+
+def tile(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, label: str, is_anomalous: bool) -> Image.Image:
+    """A small overlay with a frame in the colour of the decision and a line of text below."""
+    picture = _blend(image, anomaly_map, scale, TILE_PX - 8)
+    canvas = Image.new("RGB", (TILE_PX, TILE_PX + 18), _ANOMALOUS if is_anomalous else _NORMAL)
+    canvas.paste(picture, ((TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2))
+    ImageDraw.Draw(canvas).text((4, TILE_PX), label[-26:], fill="white", font=ImageFont.load_default(_FONT_PX))
+    return canvas
+
+
+def contact_sheet(tiles: Sequence[Image.Image], columns: int = 8) -> Image.Image:
+    """Tiles in rows."""
+    width, height = tiles[0].size
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (min(columns, len(tiles)) * width, rows * height), "white")
+    for number, picture in enumerate(tiles):
+        sheet.paste(picture, (number % columns * width, number // columns * height))
+    return sheet
+
+
+def _blend(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, max_side: int) -> Image.Image:
+    picture = Image.fromarray(image)
+    picture.thumbnail((max_side, max_side))
+    values = Image.fromarray(anomaly_map.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
+    stretched = np.asarray(values)
+    mixed = (np.asarray(picture).astype(np.uint16) + colour(stretched, scale)) // 2
+    mixed[outline(stretched > scale.threshold)] = _CONTOUR
+    return Image.fromarray(mixed.astype(np.uint8))

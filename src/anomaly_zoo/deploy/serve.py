@@ -1,0 +1,206 @@
+"""`python -m anomaly_zoo serve`: a page to drop images on, and the small interface behind it.
+
+Files come as the plain body of a request; their names are shown and never opened. Whatever a request brings is bounded:
+its size, the pixels of its image, and the bytes of all requests that are being worked on.
+"""
+
+import asyncio
+import base64
+import io
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_zoo.data.images import decode_image
+from anomaly_zoo.deploy.adapting import adapt
+from anomaly_zoo.deploy.pictures import overlay
+from anomaly_zoo.deploy.products import Products
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from fastapi.responses import JSONResponse
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+except ImportError as missing:
+    raise ValueError(f"{missing}. The page needs `pip install anomaly_zoo[serve]`.") from None
+
+MAX_UPLOAD_BYTES = 32 * 2**20
+MAX_UPLOAD_PIXELS = 2**25
+MAX_BYTES_AT_WORK = 256 * 2**20
+UPLOAD_TIMEOUT_S = 30.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def serve(model: Path | None, folder: Path, method: str, options: list[str], host: str, port: int) -> None:
+    """Serves until Ctrl-C.
+
+    Args:
+        model: a model folder to offer; None for none.
+        folder: where the models of new products are kept.
+        method: that new products are adapted with.
+        options: of its configuration.
+        host: address to listen on; beyond this machine there is neither password nor encryption.
+        port: 0 takes a free one.
+
+    Raises:
+        FileNotFoundError: `model` is no model folder.
+        ValueError: `model` is damaged.
+    """
+    products = Products(
+        folder, lambda root, category, progress: adapt(method, root, category, options, progress=progress), model
+    )
+    if host not in LOOPBACK:
+        sys.stderr.write(f"warning: whoever reaches {host} can use this page; there is no password.\n")
+    config = uvicorn.Config(create_app(products, host), host=host, port=port, log_level="warning", timeout_keep_alive=5)
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    sys.stdout.write(f"http://{host}:{socket.getsockname()[1]}/  (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down
+        server.run(sockets=[socket])
+
+
+def create_app(products: Products, host: str = "127.0.0.1") -> FastAPI:
+    """The page and its interface."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        yield
+        products.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", host] if host in LOOPBACK else ["*"])
+    uploads = _Uploads()
+    at_work = asyncio.Semaphore(1)  # the model uses all cores for one image
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = _foreign(request) or await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    for route, (name, kind) in _FILES.items():
+        app.add_api_route(route, _page_file(name, kind), methods=["GET"])
+
+    @app.get("/api/products")
+    async def list_products() -> list[dict[str, Any]]:
+        return await run_in_threadpool(products.describe)
+
+    @app.post("/api/products/{product}/inspect")
+    async def inspect(product: str, request: Request) -> dict[str, Any]:
+        async with uploads.body(request) as data, at_work:
+            try:
+                return await run_in_threadpool(_inspect, products, product, data)
+            except KeyError:
+                raise HTTPException(404, "there is no such product") from None
+
+    @app.post("/api/adaptations", status_code=201)
+    async def begin() -> dict[str, str]:
+        return {"id": products.begin()}
+
+    @app.get("/api/adaptations/{key}")
+    async def look(key: str) -> dict[str, Any]:
+        return asdict(_known(products.adaptation, key))
+
+    @app.post("/api/adaptations/{key}/images", status_code=201)
+    async def add(key: str, request: Request) -> dict[str, int]:
+        _known(products.adaptation, key)
+        async with uploads.body(request) as data, at_work:
+            image = await run_in_threadpool(_decode, data)
+            return {"images": await run_in_threadpool(_known, products.add_image, key, image)}
+
+    @app.post("/api/adaptations/{key}/start", status_code=202)
+    async def start(key: str, name: str = "product") -> dict[str, str]:
+        _known(products.start, key, " ".join(name.split())[:80] or "product")
+        return {"id": key}
+
+    return app
+
+
+def _page_file(name: str, kind: str) -> Callable[[], Response]:
+    content = (Path(__file__).parent / "page" / name).read_bytes()
+    return lambda: Response(content, media_type=kind)
+
+
+class _Uploads:
+    """Reads bodies as long as all that are being worked on fit into `MAX_BYTES_AT_WORK`."""
+
+    def __init__(self) -> None:
+        self._bytes_at_work = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise HTTPException(411, "say how long the file is (Content-Length)")
+        if int(length) > MAX_UPLOAD_BYTES:
+            raise HTTPException(413, f"the file has more than {MAX_UPLOAD_BYTES // 2**20} MiB")
+        if self._bytes_at_work + int(length) > MAX_BYTES_AT_WORK:
+            raise HTTPException(503, "too many files at once: try again", headers={"Retry-After": "1"})
+        self._bytes_at_work += int(length)
+        try:
+            yield await asyncio.wait_for(request.body(), UPLOAD_TIMEOUT_S)
+        except TimeoutError:
+            raise HTTPException(408, f"the file did not arrive within {UPLOAD_TIMEOUT_S:.0f} s") from None
+        finally:
+            self._bytes_at_work -= int(length)
+
+
+def _foreign(request: Request) -> Response | None:
+    """Refuses what another site makes the browser of a user send here."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host')}":
+        return JSONResponse({"detail": "another site may not use this page"}, 403)
+    return None
+
+
+def _known(call: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except KeyError:
+        raise HTTPException(404, "there is no such adaptation") from None
+    except ValueError as error:
+        raise HTTPException(409, str(error)) from None
+
+
+def _decode(data: bytes) -> np.ndarray:
+    try:
+        return decode_image(data, "the file", MAX_UPLOAD_PIXELS)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from None
+
+
+def _inspect(products: Products, product: str, data: bytes) -> dict[str, Any]:
+    inspector = products.inspector(product)
+    image = _decode(data)
+    (found,) = inspector.inspect([image])
+    picture = io.BytesIO()
+    overlay(image, found.anomaly_map, inspector.scale).save(picture, format="PNG")
+    return {
+        "decision": "anomalous" if found.is_anomalous else "normal",
+        "image_score": found.image_score,
+        "threshold": inspector.threshold,
+        "p_value": found.p_value,
+        "conformal_p_value": found.conformal_p_value,
+        "overlay": f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}",
+    }

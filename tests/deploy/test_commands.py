@@ -1,0 +1,189 @@
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from anomaly_zoo.__main__ import main
+from anomaly_zoo.config import method_files
+from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy.model_folder import Model, load, save
+from anomaly_zoo.deploy.torch_inspector import TorchInspector
+from tests.test_command_line import command
+
+
+@pytest.fixture(scope="module")
+def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "alpha"
+    save(model, path)
+    return path
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["__main__.py", *map(str, arguments)])
+    return main()
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((output / "predictions.csv").read_text().splitlines()))
+
+
+def test_fit_writes_a_model_folder(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = [f"--data.root={tiny_root}", "--data.category=beta", "--data.shots=3", "--data.image_size=64"]
+    trainer = [
+        "--trainer.enable_progress_bar=false",
+        "--trainer.accelerator=cpu",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB", "0")
+        output = ["--output", str(tmp_path / "model"), "--false_alarm_rate", "0.1"]
+        cli = command("fit", f"--config={method_files()['patchcore']}", *data, *trainer, *output)
+    assert capsys.readouterr().out.endswith(
+        f"Inspect images: `predict --model {tmp_path / 'model'} FOLDER --output out`\n"
+    )
+    model = load(tmp_path / "model")
+    assert (model.category, model.image_size, len(model.support)) == ("beta", 64, 3)
+    assert model.calibration.false_alarm_rate == 0.1
+    images = [read_image(path) for path in sorted((tiny_root / "beta" / "test").glob("*/*.png"))]
+    batch = next(iter(cli.datamodule.test_dataloader()))
+    cli.model.eval()
+    scores = [found.image_score for found in TorchInspector(model).inspect(images)]
+    assert cli.model(batch.image).image_score.tolist() == pytest.approx(scores[: len(batch.path)], rel=1e-5)
+
+
+def test_predict_inspects_a_folder(
+    folder: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        say(
+            monkeypatch,
+            "predict",
+            "--model",
+            folder,
+            tiny_root / "alpha" / "test",
+            "--output",
+            tmp_path,
+            "--batch-size",
+            4,
+        )
+        == 0
+    )
+    found = rows(tmp_path)
+    assert len(found) == 9
+    assert [row["path"] for row in found] == sorted(row["path"] for row in found)
+    inspector = TorchInspector(load(folder))
+    for row in found:
+        alone = inspector.inspect([read_image(Path(row["path"]))])[0]
+        assert float(row["image_score"]) == pytest.approx(alone.image_score, rel=1e-4)
+        assert row["decision"] == ("anomalous" if float(row["image_score"]) > float(row["threshold"]) else "normal")
+    decisions = {Path(row["path"]).parent.name: row["decision"] for row in found}
+    assert decisions["large"] == "anomalous"
+    counts = [sum(row["decision"] == decision for row in found) for decision in ("normal", "anomalous")]
+    assert capsys.readouterr().out == f"{counts[0]} normal, {counts[1]} anomalous: {tmp_path}\n"
+
+
+def test_files_that_cannot_be_read_are_listed_and_do_not_end_the_rest(
+    folder: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny_root / "alpha" / "test" / "good" / "000.png"
+    (tmp_path / "in").mkdir()
+    shutil.copy(source, tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(source.read_bytes()[:900])
+    shutil.copy(source, tmp_path / "in" / "c.png")
+    assert say(monkeypatch, "predict", "--model", folder, tmp_path / "in", "--output", tmp_path / "out") == 1
+    assert [row["decision"] for row in rows(tmp_path / "out")][1] == "unreadable"
+    assert len(rows(tmp_path / "out")) == 3
+    assert "damaged or cut off" in rows(tmp_path / "out")[1]["error"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["unreadable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["predict"], "the following arguments are required: --model, images, --output"),
+        (["predict", "--model", "gone", "x.png", "--output", "o"], "gone is no model folder"),
+        (["predict", "--model", "gone.onnx", "x.png", "--output", "o"], "there is no model gone.onnx"),
+        (["predict", "--model", "MODEL", "x.png", "--output", "o"], "no image x.png"),
+        (["predict", "--model", "MODEL", "empty", "--output", "o"], "no images in empty"),
+        (["predict", "--model", "MODEL", "x", "y", "--watch", "--output", "o"], "--watch needs one folder, not x y"),
+        (
+            ["predict", "--model", "MODEL", "x", "--output", "o", "--batch-size", "0"],
+            "'0' is not a number of 1 or more",
+        ),
+        (["export"], "the following arguments are required: --model"),
+        (["export", "--model", "gone"], "gone is no model folder"),
+        (["serve", "--model", "gone"], "gone is no model folder"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(
+    arguments: list[str], named: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert say(monkeypatch, *(folder if argument == "MODEL" else argument for argument in arguments)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert named in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_watching_a_folder_in_a_process_of_its_own(folder: Path, tiny_root: Path, tmp_path: Path) -> None:
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    images = sorted((tiny_root / "alpha" / "test").glob("*/*.png"))
+    table = tmp_path / "out" / "predictions.csv"
+    arguments = ["predict", "--watch", "--model", str(folder), str(camera), "--output", str(table.parent)]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "anomaly_zoo", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    wait_until(table.is_file)
+    for number, image in enumerate(images):
+        content = image.read_bytes()
+        with (camera / f"{number}.png").open("wb") as file:  # in two halves
+            file.write(content[: len(content) // 2])
+            file.flush()
+            time.sleep(0.05)
+            file.write(content[len(content) // 2 :])
+    wait_until(lambda: len(table.read_text().splitlines()) == 1 + len(images))
+    started.send_signal(signal.SIGINT)
+    out, errors = started.communicate(timeout=30)
+    assert (started.returncode, errors) == (0, "")
+    assert out.startswith("3 normal, 6 anomalous") or "anomalous" in out
+    assert {row["decision"] for row in rows(tmp_path / "out")} <= {"normal", "anomalous"}
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+
+
+@pytest.mark.slow
+def test_serving_in_a_process_of_its_own(folder: Path, test_images: list[Path], tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "anomaly_zoo", "serve", "--model", str(folder), "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert started.stdout is not None
+    url = started.stdout.readline().split()[0]
+    assert url.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(f"{url}api/products/model/inspect", test_images[0].read_bytes(), timeout=30) as answer:
+        assert json.load(answer)["decision"] in ("normal", "anomalous")
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=30)
+    assert (started.returncode, errors) == (0, "")
+    assert not list(tmp_path.iterdir())
+
+
+def wait_until(condition: object, timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

@@ -1,0 +1,197 @@
+"""The exported graph in onnxruntime and OpenVINO says what the adapted module says, and needs no torch to say it."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy.export import OPSET, export_onnx, quantise
+from anomaly_zoo.deploy.model_folder import Model
+from anomaly_zoo.deploy.outputs import Inspection
+from anomaly_zoo.deploy.runtime import OnnxInspector, read_bytes
+from anomaly_zoo.deploy.torch_inspector import TorchInspector
+from tests.conftest import write_image
+from tests.deploy.conftest import METHODS
+
+pytestmark = pytest.mark.slow
+
+TRAINED = [method for method in METHODS if method not in ("patchcore", "patchcore_aug")]
+ALLOWED = {
+    "anomaly_zoo",
+    "numpy",
+    "onnxruntime",
+    "PIL",
+    "flatbuffers",
+    "google",
+    "coloredlogs",
+    "humanfriendly",
+    "sympy",
+    "mpmath",
+}
+
+
+@pytest.fixture(scope="session")
+def exported(model_of: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(method: str, *options: str) -> Path:
+        path = folder / f"{method}{len(options)}.onnx"
+        export_onnx(model_of(method, *options), path)
+        return path
+
+    return export
+
+
+def agree(found: list[Inspection], expected: list[Inspection], of_map: float = 1e-4) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.image_score == pytest.approx(other.image_score, rel=1e-4)
+        assert one.p_value == pytest.approx(other.p_value, rel=1e-2)
+        assert one.is_anomalous == other.is_anomalous
+        assert np.abs(one.anomaly_map - other.anomaly_map).max() <= of_map * np.abs(other.anomaly_map).max()
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_has_the_same_scores_in_onnxruntime(
+    method: str, exported: Callable[..., Path], model_of: Callable[..., Model], test_images: list[Path]
+) -> None:
+    inspector = OnnxInspector(exported(method))
+    images = [inspector.read(path) for path in test_images]
+    agree(inspector.inspect(images), TorchInspector(model_of(method)).inspect(images))
+
+
+def test_a_whole_real_test_split(
+    shared_data: Path, model_of: Callable[..., Model], exported: Callable[..., Path]
+) -> None:
+    options = [
+        f"--data.root={shared_data / 'mvtec_ad'}",
+        "--data.category=bottle",
+        "--data.shots=4",
+        "--data.image_size=128",
+    ]
+    model, inspector = model_of("patchcore", *options), OnnxInspector(exported("patchcore", *options))
+    files = sorted((shared_data / "mvtec_ad" / "bottle" / "test").glob("*/*.png"))
+    assert len(files) == 83
+    for start in range(0, len(files), 8):
+        images = [inspector.read(path) for path in files[start : start + 8]]
+        agree(inspector.inspect(images), TorchInspector(model).inspect(images))
+
+
+@pytest.fixture(scope="session")
+def patchcore(exported: Callable[..., Path]) -> Path:
+    return exported("patchcore")
+
+
+def test_images_of_any_size_and_number(patchcore: Path, model: Model) -> None:
+    inspector = OnnxInspector(patchcore)
+    rng = np.random.default_rng(0)
+    sizes = [(48, 48), (64, 64), (100, 90), (30, 80), (48, 48), (300, 20), (129, 64)]
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    found = inspector.inspect(images)
+    agree(found, TorchInspector(model).inspect(images))
+    for image, together in zip(images, found, strict=True):
+        agree(inspector.inspect([image]), [together], of_map=1e-5)
+
+
+def test_the_file_says_what_it_is(patchcore: Path, model: Model) -> None:
+    written = onnx.load(patchcore)
+    onnx.checker.check_model(written)
+    assert [(opset.domain, opset.version) for opset in written.opset_import if not opset.domain] == [("", OPSET)]
+    assert not any(node.domain for node in written.graph.node)  # standard operations only
+    about = OnnxInspector(patchcore).about
+    assert float(about["threshold"]) == model.calibration.threshold
+    assert (about["method"], about["category"], about["shots"]) == ("PatchCore", "alpha", "4")
+    session = onnxruntime.InferenceSession(patchcore, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert (given.name, given.type) == ("image", "tensor(uint8)")
+    assert [size for size in given.shape if isinstance(size, int)] == [3]  # batch, height and width are free
+
+
+def test_openvino_reads_the_same_file(patchcore: Path, model: Model, test_images: list[Path]) -> None:
+    openvino = pytest.importorskip("openvino")
+    compiled = openvino.Core().compile_model(str(patchcore), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = [read_image(path) for path in test_images]
+    expected = TorchInspector(model).inspect(images)
+    for image, other in zip(images, expected, strict=True):
+        found = compiled({"image": image[None]})
+        assert found["image_score"][0] == pytest.approx(other.image_score, rel=1e-3)
+        assert np.abs(found["anomaly_map"][0] - other.anomaly_map).max() <= 1e-3 * other.anomaly_map.max()
+        assert bool(found["is_anomalous"][0]) == other.is_anomalous
+
+
+def test_matrices_of_8_bits_stay_close(patchcore: Path, test_images: list[Path], tmp_path: Path) -> None:
+    quantise(patchcore, tmp_path / "int8.onnx")
+    assert (tmp_path / "int8.onnx").stat().st_size < patchcore.stat().st_size
+    inspector = OnnxInspector(tmp_path / "int8.onnx")
+    assert inspector.about["int8"] == "true"
+    images = [inspector.read(path) for path in test_images]
+    for one, other in zip(inspector.inspect(images), OnnxInspector(patchcore).inspect(images), strict=True):
+        assert one.image_score == pytest.approx(other.image_score, rel=0.1)
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+def test_predicting_needs_onnxruntime_numpy_and_pillow_only(
+    patchcore: Path, model: Model, test_images: list[Path], tmp_path: Path
+) -> None:
+    code = f"""
+import importlib.abc, json, sys
+installed = set(json.loads({json.dumps(json.dumps(sorted(ALLOWED)))})) | set(sys.stdlib_module_names) | set(sys.modules)
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in installed:
+            raise ImportError(f"{{name}} is not there")
+sys.meta_path.insert(0, Refuse())
+from anomaly_zoo.deploy import runtime
+sys.exit(runtime.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-I", "-c", code, str(patchcore), str(test_images[0].parents[1]), str(tmp_path)]
+    source = Path(__file__).parents[2] / "src"
+    command[3] = f"import sys; sys.path.insert(0, {str(source)!r})\n{code}"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
+    expected = TorchInspector(model).inspect([read_image(Path(row["path"])) for row in rows])
+    assert len(rows) == 9
+    for row, other in zip(rows, expected, strict=True):
+        assert float(row["image_score"]) == pytest.approx(other.image_score, rel=1e-4)
+
+
+def test_the_runtime_reads_images_as_the_package_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colour, deep = rng.integers(0, 256, (12, 16, 3), np.uint8), rng.integers(0, 65536, (12, 16), np.uint16)
+    for name, pixels in (
+        ("a.png", colour),
+        ("a.bmp", colour),
+        ("a.tif", colour),
+        ("a.jpg", colour),
+        ("grey.png", colour[..., 0]),
+    ):
+        path = write_image(tmp_path / name, pixels)
+        np.testing.assert_array_equal(read_bytes(path.read_bytes(), name), read_image(path))
+    for name in ("deep.png", "deep.tif"):
+        path = write_image(tmp_path / name, deep)
+        np.testing.assert_array_equal(read_bytes(path.read_bytes(), name), read_image(path))
+    with pytest.raises(ValueError, match="cannot read cut as an image"):
+        read_bytes((tmp_path / "a.png").read_bytes()[:200], "cut")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"no.onnx cannot be loaded"):
+        OnnxInspector(tmp_path / "no.onnx")
+    node = onnx.helper.make_node("Identity", ["a"], ["b"])
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "ab"]
+    foreign = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:]), ir_version=10,
+                                     opset_imports=[onnx.helper.make_opsetid("", OPSET)])  # fmt: skip
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match=r"was not written by `python -m anomaly_zoo export`"):
+        OnnxInspector(tmp_path / "foreign.onnx")

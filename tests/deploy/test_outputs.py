@@ -1,0 +1,95 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_zoo.deploy.outputs import Inspection, PredictionWriter
+from anomaly_zoo.deploy.pictures import Scale
+
+SCALE = Scale(0.0, 1.0)
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+
+
+def found(score: float) -> Inspection:
+    return Inspection(score, 0.5, 0.25, score > 2, np.full((8, 8), score, np.float32))
+
+
+def size_px(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.width, picture.height
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "predictions.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def test_a_row_a_line_and_an_overlay(tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path, 2.0, SCALE) as writer:
+        writer.write(Path("a/normal, of course.png"), IMAGE, found(1.5))
+        writer.write(Path("b/größe.png"), IMAGE, found(3.0))
+        writer.write_unreadable(Path("c.png"), ValueError("cut\noff"))
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["decision"] for line in lines] == ["normal", "anomalous", "unreadable"]
+    assert lines[1] == {
+        "path": "b/größe.png", "decision": "anomalous", "image_score": 3.0, "threshold": 2.0, "p_value": 0.5,
+        "conformal_p_value": 0.25, "map_peak": 3.0, "overlay": "overlays/000001_größe.png", "error": "",
+    }  # fmt: skip
+    assert lines[2]["error"] == "cut off"
+    assert lines[2]["image_score"] is None
+    assert [{key: str(value or "") for key, value in line.items()} for line in lines] == rows(tmp_path)
+    assert size_px(tmp_path / lines[1]["overlay"])[0] > 30
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {key: summary[key] for key in ("images", "normal", "anomalous", "unreadable")} == {
+        "images": 3, "normal": 1, "anomalous": 1, "unreadable": 1,
+    }  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "contact_sheet.png", "overlays", "predictions.csv", "predictions.jsonl", "summary.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overlays", "count"), [("none", 0), ("anomalous", 1), ("all", 2)])
+def test_overlays_of_the_images_asked_for(overlays: str, count: int, tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path, 2.0, SCALE, overlays) as writer:  # type: ignore[arg-type]
+        for score in (1.0, 3.0):
+            writer.write(Path("same name.png"), IMAGE, found(score))
+    assert len(list((tmp_path / "overlays").glob("*"))) == count if count else not (tmp_path / "overlays").exists()
+
+
+def test_the_contact_sheet_keeps_the_highest_scores_and_no_more(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).permutation(200).astype(float).tolist()
+    with PredictionWriter(tmp_path, 500.0, SCALE, "none") as writer:
+        for score in scores:
+            writer.write(Path(f"{score}.png"), IMAGE, found(score))
+            assert len(writer._highest) <= 48
+        assert sorted(entry[0] for entry in writer._highest) == list(range(152, 200))
+    assert size_px(tmp_path / "contact_sheet.png") == (8 * 160, 6 * 178)
+
+
+def test_a_run_that_was_stopped_has_whole_lines_and_no_summary(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with PredictionWriter(tmp_path, 2.0, SCALE) as writer:
+            writer.write(Path("a.png"), IMAGE, found(1.0))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stopped()
+    assert not (tmp_path / "summary.json").exists()
+    assert len(rows(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("torn", ["", '{"path": "b.png", "deci', '{"path": "b.png"}'])
+def test_watching_goes_on_after_the_lines_of_an_earlier_run(torn: str, tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path, 2.0, SCALE, append=True) as writer:
+        writer.write(Path("a.png"), IMAGE, found(1.0))
+    with (tmp_path / "predictions.jsonl").open("a") as file:
+        file.write(torn)
+    with PredictionWriter(tmp_path, 2.0, SCALE, append=True) as writer:
+        assert writer.known == {"a.png"}
+        writer.write(Path("b.png"), IMAGE, found(3.0))
+    assert [row["path"] for row in rows(tmp_path)] == ["a.png", "b.png"]
+    assert (tmp_path / "overlays" / "000001_b.png").is_file()
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["a.png", "b.png"]
