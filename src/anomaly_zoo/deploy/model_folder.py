@@ -13,7 +13,7 @@ import importlib
 import json
 import platform
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,10 @@ def _read_record(path: Path) -> _Record:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade anomaly_zoo.")
     if not isinstance(values, dict) or values.pop("sha256", None) != _digest(values):
         raise ValueError(f"{path} is damaged or was changed: {_AGAIN}.")
+    if unknown := values.keys() - {part.name for part in fields(_Record)}:
+        raise ValueError(
+            f"{path} does not hold the fields of schema {SCHEMA} ({', '.join(unknown)} is none): {_AGAIN}."
+        )
     try:
         record = msgspec.convert(values, _Record)
     except msgspec.ValidationError as error:
