@@ -63,7 +63,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         ValueError: the file is empty, damaged, larger than `MAX_IMAGE_PIXELS`, none of the kinds that `IMAGE_SUFFIXES`
             name, or its pixels are neither 8 nor 16 bit.
     """
-    return decode_image(_content(path), str(path))
+    return decode_image(_content(path), str(path), MAX_IMAGE_PIXELS)
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
@@ -103,9 +103,8 @@ def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
         FileNotFoundError: there is no such file.
         ValueError: see `read_image`.
     """
-    pixels = _decode(
-        _content(path), str(path), cv2.IMREAD_UNCHANGED
-    )  # most masks are grey, and reading them as colour takes twice as long
+    # Most masks are grey, and reading them as colour takes twice as long
+    pixels = _decode(_content(path), str(path), cv2.IMREAD_UNCHANGED, MAX_IMAGE_PIXELS)
     anomalous = np.asarray(pixels > 0)
     return anomalous if anomalous.ndim == 2 else np.asarray(anomalous.any(axis=2))
 
@@ -116,7 +115,7 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _decode(data: bytes, name: str, flags: int, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
+def _decode(data: bytes, name: str, flags: int, max_pixels: int) -> np.ndarray:
     """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
     reason, pixels = "it is damaged or cut off; replace or remove it", None
     with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
