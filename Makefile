@@ -18,6 +18,7 @@ BENCH = $(BIN)/python -m anomaly_zoo.bench --method $(or $(METHOD),"") --shots $
 	--results $(RESULTS) $(if $(DATASET),--dataset $(DATASET)) $(if $(ROOT),--root $(ROOT)) \
 	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force) \
 	--engine $(ENGINE) $(if $(WORKERS),--workers $(WORKERS)) $(if $(ADDRESS),--address $(ADDRESS)) $(if $(DRY_RUN),--dry-run)
+PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 ABLATE = $(subst --results $(RESULTS),--results $(RESULTS)/ablations/$(METHOD),$(BENCH))
 ABLATE_SHOTS ?= 1 2 4 8 16
 
@@ -49,10 +50,10 @@ type: $(STAMP) ## mypy, strict, on src and tests
 	$(BIN)/mypy
 
 test: $(STAMP) ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) -m "not slow"
 
 test-slow: $(STAMP) ## the tests that train on real images or start processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) -m slow
 
 check: lint type test test-slow docs ## everything that CI checks
 
