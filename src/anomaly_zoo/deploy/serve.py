@@ -73,6 +73,7 @@ def serve(model: Path | None, folder: Path, method: str, options: list[str], hos
     config = uvicorn.Config(create_app(products, host), host=host, port=port, log_level="warning", timeout_keep_alive=5)
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen(config.backlog)  # whoever follows the address at once waits, instead of being refused
     sys.stdout.write(f"http://{host}:{socket.getsockname()[1]}/  (Ctrl-C ends it)\n")
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down

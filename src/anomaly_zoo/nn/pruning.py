@@ -158,12 +158,12 @@ def _importance(criterion: Criterion) -> Any:
     return importance
 
 
-def _layers_to_keep(probed: _Probed) -> list[nn.Module]:
+def _layers_to_keep(probed: _Probed) -> list[nn.Module | nn.Parameter]:
     """The layers whose channels reach a stage's output, and attention, whose heads fix its widths."""
     graph = tp.DependencyGraph().build_dependency(
         probed, probed.example(), unwrapped_parameters=_loose_parameters(probed)
     )
-    keep: list[nn.Module] = list(probed.probes)
+    keep: list[nn.Module | nn.Parameter] = list(probed.probes)
     for module in probed.backbone.modules():
         if hasattr(module, "num_heads"):
             keep += [part for part in module.modules() if isinstance(part, nn.Linear)]
