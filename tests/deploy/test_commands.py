@@ -147,6 +147,7 @@ def test_watching_a_folder_in_a_process_of_its_own(folder: Path, tiny_root: Path
     started = subprocess.Popen(
         [sys.executable, "-m", "anomaly_zoo", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
     )  # fmt: skip
     wait_until(table.is_file)
     for number, image in enumerate(images):
