@@ -83,7 +83,7 @@ class COFT(AnomalyModule):
         negatives: Sequence[str] = tuple(FAMILIES),
         patch_weight: float = 1.0,
         embedding_weight: float = 0.01,
-        max_patches: int = 4096,
+        max_patches: int = 8192,
     ) -> None:
         super().__init__(backbone, steps, support_views, learning_rate, orientations)
         unknown = sorted(set(negatives) - set(FAMILIES))

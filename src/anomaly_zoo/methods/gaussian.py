@@ -77,7 +77,7 @@ class GaussianAD(AnomalyModule):
         memory_weight: float = 1.0,
         patch_weight: float = 0.3,
         pooled_weight: float = 0.02,
-        max_patches: int = 4096,
+        max_patches: int = 8192,
     ) -> None:
         super().__init__(backbone, steps, support_views, learning_rate, orientations)
         unknown = sorted(set(pseudo_anomalies) - set(FAMILIES))
@@ -123,7 +123,7 @@ class GaussianAD(AnomalyModule):
             held_out = self._validation.paths
             if self.global_step % self.check_every == 0:
                 self._check(self._validation)
-                self.log("validation/auroc", self._best.scores[-1][1])
+                self.log("validation/auroc", self._best.curve[-1][1])
         trained = [number for number, path in enumerate(batch.path) if path not in held_out]
         stages = self.backbone(batch.image[trained] if trained else batch.image)
         if self.target == "refitted":
@@ -139,7 +139,7 @@ class GaussianAD(AnomalyModule):
         if self._validation is not None:
             self._check(self._validation)
             self.best_step.fill_(self._best.restore(self.backbone))
-            self.validation_curve = torch.tensor(self._best.scores, device=self.device)
+            self.validation_curve = torch.tensor(self._best.curve, device=self.device)
             self._validation = None
         stages, instance = self._stages(support.image), instances(support.path)
         self.gaussians.fit(stages, instance)
@@ -169,7 +169,7 @@ class GaussianAD(AnomalyModule):
         normal = _scores(*gaussians(self._stages(validation.normal)))
         by_family = [_scores(*gaussians(self._stages(family))) for family in validation.pseudo_anomalies]
         auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
-        self._best.check(self.backbone, self.global_step, float(auroc.mean()))
+        self._best.check(self.backbone, self.global_step, auroc)
         if self._best.num_without_gain >= self.patience:
             self.trainer.should_stop = True
 
