@@ -44,6 +44,11 @@ def python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *arguments], cwd=copy, env=environment, capture_output=True, text=True)
 
 
+def test_the_page_shows_the_file_that_is_tested() -> None:
+    """A formatter of code in Markdown once took the line for Python."""
+    assert '\n--8<-- "tests/toy.py"\n' in (REPOSITORY / "docs" / "add_a_method.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_contract_test_takes_it_in(copy: Path) -> None:
     done = python(copy, "pytest", "tests/test_contract.py", "-k", "toy", "-q", "-p", "no:cacheprovider")
