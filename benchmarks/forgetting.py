@@ -4,8 +4,8 @@
         --learning-rate 1e-4 --store forgetting.jsonl --figure forgetting.svg
     .venv/bin/python benchmarks/forgetting.py --store forgetting.jsonl
 
-Test images are looked at only here, to judge in hindsight; what the method chose comes from its support. The training is
-not stopped, so that forgetting shows. Runs that the store holds already are not repeated.
+Test images are looked at only here, to judge in hindsight; what the method chose comes from its support. The training
+is not stopped, so that forgetting shows. Runs that the store holds already are not repeated.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
                 print(*key.values(), run["chosen"], [round(value, 3) for value in run["image_auroc"]], flush=True)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for run in read(options.store):
-        groups[run["learning_rate"], *run["step"]].append(run)
+        groups[run["learning_rate"], run["steps"], run["check_every"]].append(run)
     for runs in groups.values():
         print_tables(runs)
     if options.figure:
