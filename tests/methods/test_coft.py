@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from anomaly_zoo.config import build, resolve
 from anomaly_zoo.methods.coft import COFT
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
@@ -77,8 +80,60 @@ def test_copies_of_one_image_leave_finite_units(method: COFT) -> None:
     assert method(support(2, 1, seed=1).image).image_score.isfinite().all()
 
 
+def fit(tiny_root: Path, *options: str) -> COFT:
+    data = [f"--data.root={tiny_root}", "--data.category=alpha", "--data.image_size=64", "--data.shots=4"]
+    trainer = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    method = ["support_views=2", "orientations=square", "negatives=[blob]", *options]
+    cli = build(resolve("coft", [*data, *trainer, *(f"--model.init_args.{option}" for option in method)]))
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    assert isinstance(cli.model, COFT)
+    return cli.model
+
+
+def parameters(module: torch.nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def test_training_that_forgets_is_stopped_and_undone(tiny_root: Path) -> None:
+    forgot = fit(tiny_root, "steps=30", "check_every=1", "learning_rate=1.0", "patience=2")
+    assert len(forgot.validation_curve) < 10
+    assert forgot.best_step < 6
+    kept = fit(tiny_root, "steps=3", "learning_rate=1.0", "patience=0")
+    assert not torch.equal(parameters(kept.backbone), parameters(Backbone()))
+    assert kept.validation_curve.numel() == 0
+
+
+def test_what_the_negatives_show_to_be_better_is_kept(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rising = iter(range(100))
+    monkeypatch.setattr("anomaly_zoo.methods.coft.separation", lambda *_: torch.tensor(float(next(rising))))
+    tuned = fit(tiny_root, "steps=4", "check_every=2", "learning_rate=0.001")
+    assert tuned.best_step == 4
+    assert tuned.validation_curve[:, 0].tolist() == [0, 2, 4]
+    monkeypatch.undo()
+    last = fit(tiny_root, "steps=4", "check_every=2", "learning_rate=0.001", "patience=9")
+    assert last.validation_curve[:, 0].tolist() == [0, 2, 4]
+    assert torch.equal(parameters(tuned.projector), parameters(last.projector))  # trained alike, chosen otherwise
+
+
+def test_held_out_images_teach_nothing(method: COFT) -> None:
+    method.steps = 1
+    normal = support(num_images=4, views=2)
+    method.prepare(normal)
+    assert method._validation is not None
+    held_out = [path in method._validation.paths for path in normal.path]
+    assert sum(held_out) == 2
+    method.log_dict = method.log = lambda *_, **__: None  # type: ignore[method-assign,assignment] # there is no trainer
+    method._check = lambda _: method._best.check(method.backbone, 0, torch.zeros(2))  # type: ignore[method-assign,assignment]
+    some = torch.tensor(held_out)
+    alone = Batch(normal.image[some], normal.mask[some], normal.label[some], [*method._validation.paths] * 2)
+    assert method.training_step(alone, 0) == 0
+    assert method.training_step(normal, 0) != 0
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="negatives=\\['mud'\\]: choose among"):
         COFT(Backbone(weights="none"), negatives=["mud"])
     with pytest.raises(ValueError, match="max_patches=0"):
         COFT(Backbone(weights="none"), max_patches=0)
+    with pytest.raises(ValueError, match="check_every=0, patience=2"):
+        COFT(Backbone(weights="none"), check_every=0)

@@ -24,8 +24,9 @@ from anomaly_zoo.nn.contrastive import (
 from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
+from anomaly_zoo.nn.student import stages_of
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
-from anomaly_zoo.nn.validation import held_out_folds, instances
+from anomaly_zoo.nn.validation import BestState, HeldOut, held_out_folds, hold_out, instances, separation
 from anomaly_zoo.types import Batch, Prediction
 
 NUM_RAW_STAGES = 2  # the finest ones, where the length of a feature shows faint defects
@@ -42,11 +43,12 @@ class COFT(AnomalyModule):
     support's is the paper's image score. Our map sums the distances of the tuned patches to memories of the support's,
     of all stages at unit length and of the finest ones as they are. The image score is how far the highest distances at
     unit length stand out (`peak`) plus a part of the embedding's. Each distance counts in units of what held-out
-    support images have.
+    support images have. The training ends, and the best state is restored, by how well the same distances tell support
+    images that are held out from synthetic negatives made of them.
 
     Args:
         backbone: fine-tuned but for what comes before its stages.
-        steps: optimizer updates.
+        steps: at most as many optimizer updates; 0 is the frozen backbone.
         learning_rate: of Adam.
         support_views: views of every support image that the Gaussian and the memory are fitted on (the paper's N_A).
         orientations: of the views, see `AnomalyModule`.
@@ -56,6 +58,8 @@ class COFT(AnomalyModule):
         negative_weight: lambda_np; 0 leaves L_np out.
         margin: cosine under which a synthetic negative is far enough from the normal images.
         negatives: families of synthetic negatives, see `nn/synthesis.py`.
+        check_every: steps from one look at the held-out images to the next.
+        patience: looks without a gain that end the training; 0 holds nothing out and keeps the last state.
         patch_weight: of the patches' highest distances in the image score.
         embedding_weight: of the embedding's distance in the image score.
         max_patches: of every stage that a memory keeps.
@@ -67,6 +71,8 @@ class COFT(AnomalyModule):
     patch_spread: Tensor
     embedding_spread: Tensor
     stage_spread: Tensor
+    best_step: Tensor
+    validation_curve: Tensor
 
     def __init__(
         self,
@@ -81,6 +87,8 @@ class COFT(AnomalyModule):
         negative_weight: float = 1.0,
         margin: float = 0.0,
         negatives: Sequence[str] = tuple(FAMILIES),
+        check_every: int = 5,
+        patience: int = 2,
         patch_weight: float = 1.0,
         embedding_weight: float = 0.01,
         max_patches: int = 8192,
@@ -94,12 +102,16 @@ class COFT(AnomalyModule):
                 f"{cross_instance_weight=}, {negative_weight=}, {patch_weight=}, {embedding_weight=}, {max_patches=}: "
                 "too small."
             )
+        if check_every < 1 or patience < 0:
+            raise ValueError(f"{check_every=}, {patience=}: need >= 1 and >= 0.")
         self.contrast = contrast
         self.temperature = temperature
         self.cross_instance_weight = cross_instance_weight
         self.negative_weight = negative_weight
         self.margin = margin
         self.negatives = list(negatives)
+        self.check_every = check_every
+        self.patience = patience
         self.patch_weight = patch_weight
         self.embedding_weight = embedding_weight
         self.max_patches = max_patches
@@ -115,26 +127,49 @@ class COFT(AnomalyModule):
         self.register_buffer("patch_spread", torch.ones(()))
         self.register_buffer("embedding_spread", torch.ones(()))
         self.register_buffer("stage_spread", torch.ones(len(backbone.stages) + self.num_raw))
+        self.register_buffer("best_step", torch.tensor(0))
+        self.register_buffer("validation_curve", torch.empty(0, 2))  # step, AUROC
+        self._best = BestState()
+        self._validation: HeldOut | None = None
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
+    def prepare(self, support: Batch) -> None:
+        """Sets images aside for validation."""
+        if self.steps and self.patience:
+            self._validation = hold_out(support, self._one_batch_per_family)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Neighbours in the batch are two views of an instance."""
-        first, second = batch.image[0::2], batch.image[1::2]
+        """Neighbours in the batch are two views of an instance; those of held-out ones teach nothing."""
+        trained = torch.arange(len(batch.path[0::2]))
+        if self._validation is not None:
+            if self.global_step % self.check_every == 0:
+                self._check(self._validation)
+                self.log("validation/auroc", self._best.curve[-1][1])
+            held_out = [path in self._validation.paths for path in batch.path[0::2]]
+            trained = trained[~torch.tensor(held_out)]
+        has_any = len(trained) > 0
+        trained = trained if has_any else torch.arange(1)
+        first, second = batch.image[0::2][trained], batch.image[1::2][trained]
         negative, _ = synthesize(first, self._generator, self.negatives)
         z1, z2, z_negative = self.projector(self._embed(torch.cat([first, second, negative]))).chunk(3)
+        instance = instances(batch.path[0::2])[trained]
         losses = {
             "con": self._contrast(z1, z2),
-            "pp": self.cross_instance_weight * cross_instance_loss(z1, z2, instances(batch.path[0::2])),
+            "pp": self.cross_instance_weight * cross_instance_loss(z1, z2, instance),
             "np": self.negative_weight * negative_pair_loss(torch.cat([z1, z2]), z_negative, self.margin),
         }
-        loss = torch.stack(list(losses.values())).sum()
+        loss = torch.stack(list(losses.values())).sum() * has_any
         self.log_dict({f"train/{name}": value for name, value in losses.items()} | {"train/loss": loss})
         return loss
 
     def calibrate(self, support: Batch) -> None:
-        """Fits the Gaussian and the memories, and the spread of every distance, on the support."""
-        features = [self.backbone(images) for images in torch.split(support.image, 8)]
-        stages = [torch.cat(stage) for stage in zip(*features, strict=True)]
+        """Restores the best state; fits the Gaussian, the memories and the spread of every distance to the support."""
+        if self._validation is not None:
+            self._check(self._validation)
+            self.best_step.fill_(self._best.restore(self.backbone))
+            self.validation_curve = torch.tensor(self._best.curve, device=self.device)
+            self._validation = None
+        stages = stages_of(self.backbone, support.image)
         self.patch_spread, self.embedding_spread, self.stage_spread = self._held_out_spread(
             stages, instances(support.path)
         )
@@ -151,6 +186,29 @@ class COFT(AnomalyModule):
         embedding_score = self.gaussian(_embedding(features)).sqrt() / self.embedding_spread
         anomaly_map = to_image(distance, (image.shape[2], image.shape[3]))
         return Prediction(anomaly_map, self.patch_weight * patch_score + self.embedding_weight * embedding_score)
+
+    @torch.no_grad()
+    def _check(self, validation: HeldOut) -> None:
+        """How well distances to the other images tell held-out images from synthetic negatives, by both scores."""
+        others = stages_of(self.backbone, validation.fitted)
+        gaussian = Gaussian().to(self.device)
+        gaussian.fit(_embedding(others))
+
+        def scores(image: Tensor) -> tuple[Tensor, Tensor]:
+            stages = stages_of(self.backbone, image)
+            pairs = zip(unit_patches(stages), unit_patches(others), strict=True)
+            patch_score = peak(join([distance_to_sample(stage, other) for stage, other in pairs]))
+            return patch_score, gaussian(_embedding(stages))
+
+        normal = scores(validation.normal)
+        by_family = [scores(family) for family in validation.anomalous]
+        auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
+        self._best.check(self.backbone, self.global_step, auroc)
+        if self._best.num_without_gain >= self.patience:
+            self.trainer.should_stop = True
+
+    def _one_batch_per_family(self, normal: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "f m 3 h w"]:
+        return torch.stack([FAMILIES[family](normal, self._generator)[0] for family in self.negatives])
 
     def _held_out_spread(
         self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]
@@ -183,7 +241,7 @@ class COFT(AnomalyModule):
         return _embedding(self.backbone(image))
 
     def _contrast(self, z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]) -> Tensor:
-        if self.contrast == "none":
+        if self.contrast == "none" or (self.contrast == "infonce" and len(z1) == 1):
             return z1.new_zeros(())
         if self.contrast == "infonce":
             return infonce_loss(z1, z2, self.temperature)

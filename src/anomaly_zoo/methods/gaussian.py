@@ -5,7 +5,7 @@ arXiv 2108.04116. docs/methods/gaussian.md has the evidence marks and the differ
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,8 @@ from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
 from anomaly_zoo.nn.patch_gaussian import Spatial
 from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
 from anomaly_zoo.nn.stage_gaussians import NUM_FINE_STAGES, StageGaussians
-from anomaly_zoo.nn.validation import BestState, held_out_folds, instances, separation
+from anomaly_zoo.nn.student import stages_of
+from anomaly_zoo.nn.validation import BestState, HeldOut, held_out_folds, hold_out, instances, separation
 from anomaly_zoo.types import Batch, Prediction
 
 MAX_FOLDS = 8
@@ -103,16 +104,18 @@ class GaussianAD(AnomalyModule):
         self.register_buffer("best_step", torch.tensor(0))
         self.register_buffer("validation_curve", torch.empty(0, 2))  # step, AUROC
         self._best = BestState()
-        self._validation: _Validation | None = None
+        self._validation: HeldOut | None = None
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
     @torch.no_grad()
     def prepare(self, support: Batch) -> None:
         """Fits the Gaussians to the pre-trained features and sets images aside for validation."""
         if self.steps:
-            self.gaussians.fit(self._stages(support.image), instances(support.path))
+            self.gaussians.fit(stages_of(self.backbone, support.image), instances(support.path))
         if self.steps and self.patience:
-            self._validation = _hold_out(support, self.pseudo_anomalies, self._generator)
+            self._validation = hold_out(
+                support, lambda normal: make_pseudo_anomalies(normal, self._generator, self.pseudo_anomalies)
+            )
         if self.target == "identity":
             self.gaussians.forget_covariances()
 
@@ -141,7 +144,7 @@ class GaussianAD(AnomalyModule):
             self.best_step.fill_(self._best.restore(self.backbone))
             self.validation_curve = torch.tensor(self._best.curve, device=self.device)
             self._validation = None
-        stages, instance = self._stages(support.image), instances(support.path)
+        stages, instance = stages_of(self.backbone, support.image), instances(support.path)
         self.gaussians.fit(stages, instance)
         self._fit_spread(stages, instance)
         self.memory.fit(unit_patches(stages), self.max_patches)
@@ -157,17 +160,13 @@ class GaussianAD(AnomalyModule):
         image_score = (scores.T / self.score_spread) @ scores.new_tensor(self.score_weights)
         return Prediction(to_image(join(weighted), (image.shape[2], image.shape[3])), image_score)
 
-    def _stages(self, image: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
-        features = [self.backbone(images) for images in torch.split(image, 8)]
-        return [torch.cat(stage) for stage in zip(*features, strict=True)]
-
     @torch.no_grad()
-    def _check(self, validation: "_Validation") -> None:
+    def _check(self, validation: HeldOut) -> None:
         """How well this backbone's Gaussians of the other images tell held-out images from pseudo-anomalies."""
         gaussians = self.gaussians.unfitted()
-        gaussians.fit(self._stages(validation.fitted), validation.instance)
-        normal = _scores(*gaussians(self._stages(validation.normal)))
-        by_family = [_scores(*gaussians(self._stages(family))) for family in validation.pseudo_anomalies]
+        gaussians.fit(stages_of(self.backbone, validation.fitted), validation.instance)
+        normal = _scores(*gaussians(stages_of(self.backbone, validation.normal)))
+        by_family = [_scores(*gaussians(stages_of(self.backbone, family))) for family in validation.anomalous]
         auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
         self._best.check(self.backbone, self.global_step, auroc)
         if self._best.num_without_gain >= self.patience:
@@ -188,38 +187,6 @@ class GaussianAD(AnomalyModule):
         if map_means:  # else there is one view of one image: nothing to compare with
             self.map_spread = torch.stack(map_means).mean(dim=0).clamp(min=MIN_SPREAD)
             self.score_spread = torch.stack(score_means).mean(dim=0).clamp(min=MIN_SPREAD)
-
-
-class _Validation(NamedTuple):
-    """What a check needs: views to fit to, held-out normal images, and pseudo-anomalies made of these."""
-
-    fitted: Float[Tensor, "n 3 h w"]
-    instance: Int[Tensor, " n"]
-    normal: Float[Tensor, "m 3 h w"]
-    pseudo_anomalies: Float[Tensor, "f m 3 h w"]
-    paths: frozenset[str]
-
-
-def _hold_out(support: Batch, families: Sequence[str], generator: torch.Generator) -> _Validation | None:
-    """Holds a quarter of the images out, or of the views if there is one image only; None if there is one view."""
-    instance = instances(support.path)
-    folds = held_out_folds(instance, max_folds=4)
-    if not folds:
-        return None
-    images = torch.unique(instance)
-    held_out = folds[0]
-    chosen = torch.cat([(instance == i).nonzero()[:: 1 if len(images) == 1 else 2, 0] for i in images])
-    few = torch.zeros_like(held_out).index_fill(0, chosen, True)  # every other view is enough for a check
-    normal = support.image[held_out & few]
-    paths = (
-        frozenset()
-        if len(images) == 1
-        else frozenset(p for p, out in zip(support.path, held_out.tolist(), strict=True) if out)
-    )
-    fitted = ~held_out & few
-    return _Validation(
-        support.image[fitted], instance[fitted], normal, make_pseudo_anomalies(normal, generator, families), paths
-    )
 
 
 def _measure(

@@ -3,11 +3,14 @@
 Ours; the idea that augmentations of normal images can validate comes from Rippel et al. (arXiv 2108.04116).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from anomaly_zoo.types import Batch
 
 
 def instances(paths: list[str]) -> Int[Tensor, " n"]:
@@ -43,6 +46,48 @@ def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = 8) -> list[Bool
         groups = torch.arange(len(instance))
     num_folds = min(int(groups.max()) + 1, max_folds)
     return [groups % num_folds == fold for fold in range(num_folds)] if num_folds > 1 else []
+
+
+class HeldOut(NamedTuple):
+    """What a check of a network needs.
+
+    Attributes:
+        fitted: views of normal images to fit to.
+        instance: the image that each of them stems from.
+        normal: views of images that are held out.
+        anomalous: anomalies made of these, one batch for every kind.
+        paths: the files that are held out from training; none of a single image.
+    """
+
+    fitted: Float[Tensor, "n 3 h w"]
+    instance: Int[Tensor, " n"]
+    normal: Float[Tensor, "m 3 h w"]
+    anomalous: Float[Tensor, "f m 3 h w"]
+    paths: frozenset[str]
+
+
+def hold_out(support: Batch, make_anomalous: Callable[[Tensor], Float[Tensor, "f m 3 h w"]]) -> HeldOut | None:
+    """Holds a quarter of the images out, or of the views if there is one image only.
+
+    Args:
+        support: views of normal images.
+        make_anomalous: makes anomalies of held-out views, one batch for every kind.
+
+    Returns:
+        What a check needs; None if there is a single view.
+    """
+    instance = instances(support.path)
+    folds = held_out_folds(instance, max_folds=4)
+    if not folds:
+        return None
+    images = torch.unique(instance)
+    held_out = folds[0]
+    chosen = torch.cat([(instance == i).nonzero()[:: 1 if len(images) == 1 else 2, 0] for i in images])
+    few = torch.zeros_like(held_out).index_fill(0, chosen, True)  # every other view is enough for a check
+    normal, fitted = support.image[held_out & few], ~held_out & few
+    owners = zip(support.path, held_out.tolist(), strict=True)
+    paths = frozenset(path for path, is_out in owners if is_out and len(images) > 1)
+    return HeldOut(support.image[fitted], instance[fitted], normal, make_anomalous(normal), paths)
 
 
 def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> Float[Tensor, ""]:
