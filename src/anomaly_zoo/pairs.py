@@ -71,7 +71,7 @@ class Pair:
         return self.method.scores.keys() & self.baseline.scores.keys()
 
     def spread(self, seeds: Sequence[int], defect: str = "") -> Spread | None:
-        """Of the means over seeds; of one kind of defect only, if it is named. None with fewer than two images of it."""
+        """Of the means over seeds; if a defect is named, of its images only, None with fewer than two of these."""
         if defect:
             rows = self.method.images.defects == defect
             of_defect = [scored.mean(seeds)[rows] for scored in (self.method, self.baseline)]

@@ -100,7 +100,7 @@ def chi2_tail(statistic: float, degrees: int) -> float:
     half, odd = statistic / 2, degrees % 2
     powers = [place + odd / 2 for place in range((degrees - odd) // 2)]
     tail = erfc(half**0.5) if odd else 0.0
-    return min(1.0, tail + sum(exp(-half) * half**power / gamma(power + 1) for power in powers))
+    return float(min(1.0, tail + sum(exp(-half) * half**power / gamma(power + 1) for power in powers)))
 
 
 def _ranks(values: Float[np.ndarray, "rows n"]) -> Float[np.ndarray, "rows n"]:

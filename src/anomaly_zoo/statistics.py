@@ -5,14 +5,14 @@ and so is its mean over seeds: average the matrices first. What varies here are 
 are, and their spread is the standard deviation that every table shows.
 
 The bootstrap draws normal and anomalous images anew, separately and within each category; methods are paired, because a
-drawn image brings its scores of all methods. For a mean of such a matrix, what infinitely many resamples would give has a
-closed form (Bandos, Rockette and Gur, Communications in Statistics 2007), so nothing is drawn and no seed matters.
-Intervals of an AUROC are symmetric on the logit scale (Pepe, The Statistical Evaluation of Medical Tests, 2003), since an
-AUROC near 1 cannot vary upwards; those of a difference are made from them by Zou and Donner's method (Statistics in Medicine
-2008). Percentile intervals, for comparison, cover too rarely with 20 normal images or AUROCs near 1 (docs/compare.md).
+drawn image brings its scores of all methods. For a mean of such a matrix, what infinitely many resamples would give has
+a closed form (Bandos, Rockette and Gur, Communications in Statistics 2007), so nothing is drawn and no seed matters.
+Intervals of an AUROC are symmetric on the logit scale (Pepe, The Statistical Evaluation of Medical Tests, 2003), since
+an AUROC near 1 cannot vary upwards; those of a difference are made from them by Zou and Donner's method (Statistics in
+Medicine 2008). Percentile intervals cover too rarely with 20 normal images or AUROCs near 1 (docs/compare.md).
 
-Further sources: DeLong, DeLong and Clarke-Pearson (Biometrics 1988); Newcombe (Statistics in Medicine 2006) for AUROCs of
-exactly 1; Holm (Scandinavian Journal of Statistics 1979).
+Further sources: DeLong, DeLong and Clarke-Pearson (Biometrics 1988); Newcombe (Statistics in Medicine 2006) for AUROCs
+of exactly 1; Holm (Scandinavian Journal of Statistics 1979).
 """
 
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def spread(first: Float[np.ndarray, "a n"], second: Float[np.ndarray, "a n"]) ->
         """Rows and columns are drawn independently: a part for each, and one for what is neither (the interaction)."""
         row, column = float(rows[a] @ rows[b]) / num_rows, float(columns[a] @ columns[b]) / num_columns
         whole = float(np.vdot(matrices[a], matrices[b])) / first.size - aurocs[a] * aurocs[b]
-        return row / num_rows + column / num_columns + (whole - row - column) / first.size
+        return float(row / num_rows + column / num_columns + (whole - row - column) / first.size)
 
     linear = [float(np.var(a - b, ddof=1)) / len(a) for a, b in (rows, columns)]
     return Spread(
@@ -161,7 +161,7 @@ def difference_interval(spreads: Sequence[Spread], level: float = 0.95) -> tuple
 
     def reach(down: float, up: float) -> float:
         """How far the difference is from its end, from how far the AUROCs are from theirs."""
-        return max(0.0, down**2 + up**2 - 2 * correlation * down * up) ** 0.5
+        return float(max(0.0, down**2 + up**2 - 2 * correlation * down * up) ** 0.5)
 
     return a - b - reach(a - low_a, high_b - b), a - b + reach(high_a - a, b - low_b)
 
