@@ -18,7 +18,7 @@ from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, Statistic, Summary
 
 METRICS = ("image_auroc", "aupro", "adapt_s", "ms_per_image", "peak_rss_mib", "trainable_params")
 COSTS = frozenset({"adapt_s", "test_s", "ms_per_image", "peak_rss_mib", "trainable_params", "false_alarm_rate"})
-MISSING, UNDEFINED = "—", "n/a"
+MISSING, UNDEFINED, NOT_SET = "—", "n/a", "not set"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def costs_of(names: Collection[str]) -> set[str]:
 def look_up(nested: Any, dotted_key: str) -> Any:
     """The value at `a.b.c`; `not set` where there is none."""
     for key in dotted_key.split("."):
-        nested = nested.get(key, "not set") if isinstance(nested, dict) else nested
+        nested = nested.get(key, NOT_SET) if isinstance(nested, dict) else nested
     return nested
 
 
