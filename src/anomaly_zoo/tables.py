@@ -207,11 +207,18 @@ def _lines(
 def _value(cell: dict[str, Summary], row: Summary | None, name: str, cost: bool) -> Mark:
     if row is None or name not in row["metrics"]:
         return Mark(UNDEFINED if row and name in row["undefined"] else MISSING)
-    means = sorted(
-        (other["metrics"][name]["mean"] for other in cell.values() if name in other["metrics"]), reverse=not cost
-    )
     value = row["metrics"][name]
-    distinct = list(dict.fromkeys(means))
-    place = distinct.index(value["mean"]) + 1 if len(distinct) > 1 else None
+    others = [other["metrics"][name]["mean"] for other in cell.values() if name in other["metrics"]]
     n = "" if value["n"] == row["n"] else f" ({value['n']})"
-    return Mark(number(value, cost) + n, place if place in (1, 2) else None)
+    return Mark(number(value, cost) + n, place(value["mean"], others, cost))
+
+
+def place(value: float, values: Sequence[float], cost: bool) -> int | None:
+    """1 for the best of several values, 2 for the second best; None for the rest, and where all are alike.
+
+    >>> [place(value, [0.5, 0.9, 0.7], cost=False) for value in (0.5, 0.9, 0.7)], place(1.0, [1.0, 1.0], cost=True)
+    ([None, 1, 2], None)
+    """
+    distinct = sorted(set(values), reverse=not cost)
+    found = distinct.index(value) + 1
+    return found if len(distinct) > 1 and found <= 2 else None

@@ -1,9 +1,10 @@
 """Gathers what the report says and renders it: numbers from the results, pictures from beside them, one template."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from anomaly_zoo.report.figures import Look
 from anomaly_zoo.results import Result, write_whole
 from anomaly_zoo.significance import Comparison, Level, RankTable, comparisons, levels, rankings
 from anomaly_zoo.summary import ALL, BASELINE, Summary, protocols, summarise
-from anomaly_zoo.tables import COSTS, METRICS, interval_text, number, p_text, protocol_notes
+from anomaly_zoo.tables import METRICS, costs_of, interval_text, number, p_text, place, protocol_notes
 
 _COSTS = {"adapt_s": "seconds to adapt", "ms_per_image": "ms per image"}
 
@@ -49,6 +50,7 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
     look, shots = Look(methods), main_shots(done)
     at_shots = [run for run in done if run.shots == shots]
     rows, overall = summarise(done, baseline), summarise(at_shots, baseline, "dataset")
+    metrics = [name for name in METRICS if any(name in row["metrics"] for row in rows)]
     tests = comparisons(done, baseline)
     ranks = rankings(done, baseline)
     environment = Environment(
@@ -72,8 +74,9 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
         tests={_key(test): test for test in tests},
         key=_key,
         interval=interval_text,
-        metrics=[name for name in METRICS if any(name in row["metrics"] for row in rows)],
-        costs=COSTS,
+        metrics=metrics,
+        costs=costs_of(metrics),
+        places=_places(rows, metrics),
         figures=_figures(done, overall, ranks, look, shots),
         ranks=ranks,
         categories=categories.categories(at_shots, rows, store, look, methods, shots),
@@ -120,10 +123,10 @@ def _summary(at_shots: Sequence[Result], baseline: str, shots: int) -> list[str]
     cells = {(run.dataset, run.category) for run in at_shots}
     over_all = comparisons(at_shots, baseline, "shots" if len(cells) > 1 else "category")
     gains = {row["method"]: row for row in over_all}
-    for place, sentence in enumerate(sentences):
+    for line, sentence in enumerate(sentences):
         if test := gains.get(sentence.partition(":")[0]):
             sure = f"95 % interval {interval_text(test['low'], test['high'])}, Holm p {p_text(test['p_holm'])}"
-            sentences[place] += f"; {test['difference']:+.3f} against {baseline} ({sure})"
+            sentences[line] += f"; {test['difference']:+.3f} against {baseline} ({sure})"
     return [f"{sentence}." for sentence in sentences]
 
 
@@ -162,6 +165,21 @@ def _figures(
 
 def _key(row: Summary | Comparison) -> tuple[str, str, int, str]:
     return row["dataset"], row["category"], row["shots"], row["method"]
+
+
+def _places(rows: Sequence[Summary], metrics: Sequence[str]) -> dict[tuple[str, str, int, str, str], int]:
+    """1 and 2 for the best and the second best method of a category, by row and metric."""
+    cells: dict[tuple[str, str, int], list[Summary]] = defaultdict(list)
+    for row in rows:
+        cells[row["dataset"], row["category"], row["shots"]].append(row)
+    found = {}
+    for cell, name in product(cells.values(), metrics):
+        means = {row["method"]: row["metrics"][name]["mean"] for row in cell if name in row["metrics"]}
+        for row in cell:
+            won = row["method"] in means and place(means[row["method"]], [*means.values()], bool(costs_of([name])))
+            if won:
+                found[row["dataset"], row["category"], row["shots"], row["method"], name] = won
+    return found
 
 
 def _settings(done: Sequence[Result]) -> list[tuple[str, str]]:
