@@ -62,6 +62,7 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
     )
     environment.filters["number"] = number
     environment.filters["p"] = p_text
+    environment.filters["heading"] = _heading
     return environment.get_template("page.html.j2").render(
         baseline=baseline,
         methods=[(method, look.colour(method)) for method in methods],
@@ -201,6 +202,12 @@ def _versions(done: Sequence[Result]) -> list[tuple[str, str]]:
 def _support(done: Sequence[Result]) -> list[tuple[str, str, int, int, str]]:
     """Dataset, category, shots, seed and hash of every support list."""
     return sorted({(r.dataset, r.category, r.shots, r.seed, r.support["sha256"][:16]) for r in done})
+
+
+def _heading(name: str) -> Markup:
+    """A long name may go on in the next line after its last underscore."""
+    head, underscore, tail = name.rpartition("_") if len(name) > 8 else ("", "", name)
+    return Markup("{}{}<wbr>{}").format(head, underscore, tail)
 
 
 def _text(name: str) -> Markup:
