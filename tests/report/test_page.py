@@ -42,6 +42,9 @@ def test_figures_are_json_that_plotly_understands(page: Path) -> None:
     # all datasets and each; two costs; one rank diagram per metric; two curves per category
     assert len(found) == 3 + 2 + 2 + 2 * 3
     assert all(figure["data"] for figure in found)
+    for figure in (found[0], found[3]):  # against shots, against seconds; the baseline is named first, as in the tables
+        names = [trace["name"] for trace in figure["data"] if trace.get("name") not in (None, "Pareto front")]
+        assert names == ["patchcore", "coft", "pf"]
     lines = [trace for trace in found[0]["data"] if trace.get("name") in ("coft", "patchcore", "pf")]
     assert [trace["x"] for trace in lines] == [[1, 8]] * 3
 
@@ -50,7 +53,7 @@ def test_a_single_number_of_shots_has_bars(store: Path, tmp_path: Path) -> None:
     only = [result for result in load_all(store) if result.shots == 8]
     html = report.write(only, tmp_path / "r.html", store).read_text(encoding="utf-8")
     first = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[0])
-    assert [trace["x"] for trace in first["data"]] == [["coft"], ["patchcore"], ["pf"]]
+    assert [trace["x"] for trace in first["data"]] == [["patchcore"], ["coft"], ["pf"]]
     assert all(trace["error_y"]["array"][0] > 0 < trace["error_y"]["arrayminus"][0] for trace in first["data"])
     assert "Image AUROC at 8 shots, all datasets, mean over 3 categories" in html
 

@@ -25,6 +25,10 @@ class Look:
     def __init__(self, methods: Sequence[str]) -> None:
         self._place = {method: place for place, method in enumerate(methods)}
 
+    def place(self, method: str) -> int:
+        """Where the method stands among all: figures name them in this order."""
+        return self._place[method]
+
     def colour(self, method: str) -> str:
         """As `#rrggbb`."""
         return COLOURS[self._place[method] % len(COLOURS)]
@@ -41,7 +45,7 @@ class Look:
 def against_shots(levels: Sequence[Level], look: Look) -> go.Figure:
     """Image AUROC against shots with a band from the lower to the upper end of its 95 % interval."""
     figure = go.Figure()
-    for method in dict.fromkeys(level["method"] for level in levels):
+    for method in sorted({level["method"] for level in levels}, key=look.place):
         rows = sorted((level for level in levels if level["method"] == method), key=lambda level: level["shots"])
         shots = [row["shots"] for row in rows]
         red, green, blue = (int(look.colour(method)[place : place + 2], 16) for place in (1, 3, 5))
@@ -74,7 +78,7 @@ def against_shots(levels: Sequence[Level], look: Look) -> go.Figure:
 def at_shots(levels: Sequence[Level], look: Look) -> go.Figure:
     """Image AUROC of every method with its 95 % interval, for a single number of shots."""
     figure = go.Figure()
-    for level in levels:
+    for level in sorted(levels, key=lambda level: look.place(level["method"])):
         figure.add_scatter(
             x=[level["method"]],
             y=[level["mean"]],
@@ -110,7 +114,7 @@ def against_cost(points: Sequence[tuple[str, float, float]], name: str, look: Lo
         line={"color": "#888888", "width": 1, "dash": "dot"},
         hoverinfo="skip",
     )
-    for method, cost, score in points:
+    for method, cost, score in sorted(points, key=lambda point: look.place(point[0])):
         figure.add_scatter(x=[cost], y=[score], name=method, mode="markers", marker=look.marker(method) | {"size": 12})
     figure.update_xaxes(title=name, **_cost_axis([cost for _, cost, _ in points]))
     figure.update_yaxes(title="image AUROC")
@@ -118,12 +122,13 @@ def against_cost(points: Sequence[tuple[str, float, float]], name: str, look: Lo
 
 
 def _cost_axis(costs: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, 2 and 5 where the costs differ much, else a plain one."""
+    """A logarithmic axis where the costs differ much, else a plain one."""
     if not costs or max(costs) < 3 * min(costs):
         return {}
     powers = range(floor(log10(min(costs))), floor(log10(max(costs))) + 2)
-    ticks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    digits = (1, 2, 5) if max(costs) < 50 * min(costs) else (1,)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks], "tickangle": 0}
 
 
 def receiver(curves: dict[str, Curve], look: Look, precision: bool = False) -> go.Figure:
@@ -144,7 +149,7 @@ def critical_difference(table: RankTable, look: Look) -> go.Figure:
     for place, bar in enumerate(cliques([rank for _, rank in ranks], table["critical_difference"])):
         low, high = (ranks[end][1] for end in bar)
         _line(figure, [low - 0.04, high + 0.04], [-0.3 - 0.2 * place] * 2, {"width": 6, "color": "#888888"})
-    depth, height, margin = 0.5 + 0.2 * width, 0.9, 0.75 * (width - 1)  # the names stand in the margins
+    depth, height, margin = 0.5 + 0.2 * width, 0.9, 0.9 * (width - 1)  # the names stand in the margins
     for place, (method, rank) in enumerate(ranks):
         best_half = place < (width + 1) // 2
         down = -depth - height * (place if best_half else width - 1 - place)
@@ -191,7 +196,7 @@ def _plain(figure: go.Figure) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 56, "r": 12, "t": 28, "b": 48},
-        legend={"orientation": "h", "y": -0.25},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},  # above, where it meets no title
         hovermode="closest",
     )
     return figure

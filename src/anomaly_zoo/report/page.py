@@ -146,11 +146,12 @@ def _figures(
         caption = f"Image AUROC {against}, {dataset}, {over}. Intervals: 95 %, bootstrap over test images."
         found.append(as_figure(draw(rows, look), caption))
     last = {row["method"]: row for row in overall}  # the widest average comes last
+    means = {row["method"]: row["mean"] for row in levels([run for run in done if run.shots == shots])}  # so here
     for cost, name in _COSTS.items():
         points = [
-            (method, row["metrics"][cost]["mean"], row["metrics"]["image_auroc"]["mean"])
+            (method, row["metrics"][cost]["mean"], means[method])
             for method, row in last.items()
-            if cost in row["metrics"] and "image_auroc" in row["metrics"] and row["metrics"][cost]["mean"] > 0
+            if cost in row["metrics"] and method in means and row["metrics"][cost]["mean"] > 0
         ]
         where = next(iter(last.values()))["dataset"]
         caption = f"Image AUROC against {name} at {shots} shots, {where}. Nothing on the dotted line is beaten in both."
