@@ -78,9 +78,11 @@ def commands(
 def _fixed(run: Result, store: Path) -> list[str]:
     """What all runs of a dataset share: that which `bench` can be told of their protocol."""
     data, backbone = run.config.get("data", {}), run.config.get("backbone", {})
+    root = data.get("root")
     options = {
         "--dataset": run.dataset,
-        "--root": data.get("root"),
+        # Where bench looks anyway, and puts an embedded dataset that is not there yet
+        "--root": None if root == f"datasets/{run.dataset}" else root,
         "--backbone": backbone.get("name"),
         "--weights": backbone.get("weights"),
         "--image-size": data.get("image_size"),
