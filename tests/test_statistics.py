@@ -1,5 +1,6 @@
 """Every statistic of images beside an independent implementation, and intervals beside what they promise."""
 
+from itertools import product
 from statistics import NormalDist
 
 import numpy as np
@@ -119,6 +120,21 @@ def test_the_bootstrap_is_that_of_drawing_images_one_by_one(ties: bool) -> None:
     swapped = spread_of(score[:, ::-1], label)
     assert swapped.variances == exact.variances[::-1]
     assert swapped.covariance == pytest.approx(exact.covariance)
+
+
+@pytest.mark.parametrize("num", [(3, 4), (4, 2)])
+def test_the_bootstrap_is_exactly_that_of_all_resamples(num: tuple[int, int]) -> None:
+    score, label = draw(np.random.default_rng(sum(num)), num, (0.8, 0.3))
+    first, second = (matrix_of(column, label) for column in score.T)
+    every = [
+        (first[np.ix_(rows, columns)].mean(), second[np.ix_(rows, columns)].mean())
+        for rows in product(range(num[0]), repeat=num[0])
+        for columns in product(range(num[1]), repeat=num[1])
+    ]
+    covariance = np.cov(np.array(every).T, bias=True)
+    exact = spread(first, second)
+    assert exact.variances == pytest.approx(covariance.diagonal(), rel=1e-9)
+    assert exact.covariance == pytest.approx(covariance[0, 1], rel=1e-9)
 
 
 def test_the_bootstrap_is_that_of_scipy() -> None:
