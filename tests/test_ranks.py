@@ -76,6 +76,14 @@ def test_many_differences_are_near_to_drawn_signs(num_cells: int, decimals: int)
     assert wilcoxon(differences) == pytest.approx(expected, rel=0.1, abs=0.003)
 
 
+def test_rounding_breaks_no_tie() -> None:
+    first, second = (0.1 + 0.2 + 0.3) / 3, (0.3 + 0.2 + 0.1) / 3
+    assert first != second
+    assert rank(np.array([[first, second, 0.1], [first, second, 0.15]])).mean_ranks.tolist() == [1.5, 1.5, 3]
+    assert wilcoxon(np.array([first - second])) == 1.0
+    assert wilcoxon(np.array([0.9 - 0.8, 0.8 - 0.7, 0.4, -0.5])) == wilcoxon(np.array([0.1, 0.1, 0.4, -0.5]))
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="got 1 and 3"):
         rank(np.ones((1, 3)))

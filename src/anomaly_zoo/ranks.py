@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+_DECIMALS = 12  # means of the same numbers in another order differ after these, and are ties
+
 
 class Ranking(NamedTuple):
     """Methods ranked over cells: 1 is the best, ties share their mean rank.
@@ -38,7 +40,7 @@ def rank(scores: Float[np.ndarray, "cells methods"]) -> Ranking:
     num_cells, num_methods = scores.shape
     if num_cells < 2 or num_methods < 2:
         raise ValueError(f"ranks need two cells and two methods: got {num_cells} and {num_methods}")
-    ranks = stats.rankdata(-scores, axis=1)
+    ranks = stats.rankdata(-scores.round(_DECIMALS), axis=1)
     friedman_p = None
     if num_methods > 2:
         all_tie = bool((ranks == ranks[:, :1]).all())  # scipy would divide by zero
@@ -63,5 +65,6 @@ def wilcoxon(differences: Float[np.ndarray, " cells"]) -> float:
 
     if not len(differences):
         raise ValueError("no differences to test")
+    differences = differences.round(_DECIMALS)
     differences = differences[differences != 0]
     return float(stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
