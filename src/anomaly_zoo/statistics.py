@@ -104,7 +104,7 @@ def delong(spreads: Sequence[Spread]) -> DeLong:
     Args:
         spreads: one per category, each with its own images.
     """
-    estimate = _difference(spreads)
+    estimate = float(np.mean([part.aurocs[0] - part.aurocs[1] for part in spreads]))
     error = sum(part.linear_variance for part in spreads) ** 0.5 / len(spreads)
     if error**2 < _NOTHING:
         return DeLong(estimate, 0.0, 1.0 if abs(estimate) < _NOTHING else 0.0)
@@ -154,10 +154,10 @@ def difference_interval(spreads: Sequence[Spread], level: float = 0.95) -> tuple
     a, b = (float(np.mean([part.aurocs[method] for part in spreads])) for method in (0, 1))
     var_a, var_b = (_mean_variance([part.variances[method] for part in spreads]) for method in (0, 1))
     covariance = _mean_variance([part.covariance for part in spreads])
-    faultless = min(var_a, var_b) < _NOTHING
-    if not faultless and var_a + var_b - 2 * covariance < _NOTHING:
+    fixed = min(var_a, var_b) < _NOTHING  # no resample changes this AUROC: it is 1, 0, or all images tie
+    if not fixed and var_a + var_b - 2 * covariance < _NOTHING:
         return a - b, a - b
-    correlation = 0.0 if faultless else min(1.0, max(-1.0, covariance / (var_a * var_b) ** 0.5))
+    correlation = 0.0 if fixed else min(1.0, max(-1.0, covariance / (var_a * var_b) ** 0.5))
 
     def reach(down: float, up: float) -> float:
         """How far the difference is from its end, from how far the AUROCs are from theirs."""
@@ -180,10 +180,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _difference(spreads: Sequence[Spread]) -> float:
-    return float(np.mean([part.aurocs[0] - part.aurocs[1] for part in spreads]))
-
-
 def _mean_variance(variances: Sequence[float]) -> float:
     """Of the mean of independent categories."""
     return sum(variances) / len(variances) ** 2
@@ -195,11 +191,12 @@ def _sigmoid(x: float) -> float:
 
 def _below_one(num_anomalous: int, num_normal: int, z: float) -> float:
     """Newcombe's lower limit (his method 5) where the AUROC is 1: the AUROC that is `z` of its own errors below."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
+    from scipy import optimize  # here, since few need it
+
+    def excess(auroc: float) -> float:
+        """(1 - auroc)^2 less (z error)^2, both divided by 1 - auroc and multiplied by the number of pairs."""
         size = (num_anomalous + num_normal) / 2 - 1
-        shape = 1 + size * ((1 - middle) / (2 - middle) + middle / (1 + middle))
-        error = (middle * (1 - middle) * shape / (num_anomalous * num_normal)) ** 0.5
-        low, high = (low, middle) if 1 - middle <= z * error else (middle, high)
-    return high
+        shape = 1 + size * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
+        return (1 - auroc) * num_anomalous * num_normal - z**2 * auroc * shape
+
+    return float(optimize.brentq(excess, 0.0, 1.0))
