@@ -50,7 +50,7 @@ def by_counting(differences: np.ndarray) -> float:
     ranks = stats.rankdata(np.abs(differences))
     sums = np.array([ranks[list(signs)].sum() for signs in product([False, True], repeat=len(ranks))])
     observed = ranks[differences > 0].sum()
-    return min(1.0, 2 * min(np.mean(sums <= observed + 1e-9), np.mean(sums >= observed - 1e-9)))
+    return float(min(1.0, 2 * min(np.mean(sums <= observed + 1e-9), np.mean(sums >= observed - 1e-9))))
 
 
 @pytest.mark.parametrize("num_cells", [1, 2, 5, 12])
