@@ -53,12 +53,7 @@ def commands(
             yield ["--method", method, *options, "--results", str(store)]
         return
     wanted = asked if methods else list(dict.fromkeys([run.method for run in known] + asked))
-    done = {
-        (run.dataset, run.category, name, run.shots, run.seed)
-        for run in known
-        if run.status == "ok"
-        for name in [run.method]
-    }
+    done = {(run.dataset, run.category, run.method, run.shots, run.seed) for run in known if run.status == "ok"}
     all_shots = shots or sorted({run.shots for run in known})
     seeds = sorted({run.seed for run in known})
     for dataset, group in groupby(sorted(known, key=lambda run: run.dataset), key=lambda run: run.dataset):

@@ -97,8 +97,8 @@ def pair_up(results: Sequence[Result], baseline: str) -> Pairs:
         methods: dict[str, dict[Cell, Pair]] = defaultdict(dict)
         for (method, cell), found in scored.items():
             reference = scored.get((baseline, cell))
-            if method != baseline and reference and Pair(found, reference).seeds:
-                methods[method][cell] = Pair(found, reference)
+            if method != baseline and reference and (pair := Pair(found, reference)).seeds:
+                methods[method][cell] = pair
         if methods:
             pairs[table] = methods
     return pairs

@@ -72,7 +72,11 @@ def save(result: Result, store: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is the earlier one or the new one, whenever the machine stops; makes its folder."""
+    """Writes a file so that it is the earlier one or the new one, whenever the machine stops; makes its folder.
+
+    Raises:
+        OSError: with the name of the file, if it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -119,14 +123,16 @@ def _why_unreadable(path: Path, content: bytes, error: Exception) -> str:
     try:
         record = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
         schema = msgspec.json.decode(record.get("schema", b"null"))
-    except msgspec.ValidationError as other:
-        return f"{path}: {other}: {_REPAIR}"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as other:
-        return f"{path} is not whole JSON ({other}): {_REPAIR}"
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as other:
+        return _damaged(path, other)
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         return _newer(path, schema)
     if missing := _REQUIRED - record.keys():
         return f"{path}: it lacks {', '.join(sorted(missing))}: {_REPAIR}"
+    return _damaged(path, error)
+
+
+def _damaged(path: Path, error: Exception) -> str:
     whole = isinstance(error, msgspec.ValidationError)
     return f"{path}: {error}: {_REPAIR}" if whole else f"{path} is not whole JSON ({error}): {_REPAIR}"
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
@@ -51,7 +51,8 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
     at_shots = [run for run in done if run.shots == shots]
     rows, overall = summarise(done, baseline), summarise(at_shots, baseline, "dataset")
     metrics = [name for name in METRICS if any(name in row["metrics"] for row in rows)]
-    tests = comparisons(done, baseline)
+    costs = costs_of(metrics)
+    tests = {_key(test): test for test in comparisons(done, baseline)}
     ranks = rankings(done, baseline)
     environment = Environment(
         loader=PackageLoader("anomaly_zoo.report"),
@@ -72,12 +73,12 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         summary=_summary(at_shots, baseline, shots),
         rows=rows,
-        tests={_key(test): test for test in tests},
+        tests=tests,
         key=_key,
         interval=interval_text,
         metrics=metrics,
-        costs=costs_of(metrics),
-        places=_places(rows, metrics),
+        costs=costs,
+        places=_places(rows, metrics, costs),
         figures=_figures(done, overall, ranks, look, shots),
         ranks=ranks,
         categories=categories.categories(at_shots, rows, store, look, methods, shots),
@@ -114,21 +115,21 @@ def _one_protocol(done: Sequence[Result], baseline: str) -> dict[str, Any]:
 def _summary(at_shots: Sequence[Result], baseline: str, shots: int) -> list[str]:
     """The main results in sentences, best method first."""
     level = [row for row in levels(at_shots) if row["dataset"] == ALL]
-    sentences = []
-    for row in sorted(level, key=lambda row: -row["mean"]):
-        over = f"over {row['num_categories']} categories" if row["num_categories"] > 1 else "on one category"
-        sentences.append(
-            f"{row['method']}: mean image AUROC {row['mean']:.3f} "
-            f"(95 % interval {interval_text(row['low'], row['high'], '')}) {over} at {shots} shots"
-        )
     cells = {(run.dataset, run.category) for run in at_shots}
     over_all = comparisons(at_shots, baseline, "shots" if len(cells) > 1 else "category")
     gains = {row["method"]: row for row in over_all}
-    for line, sentence in enumerate(sentences):
-        if test := gains.get(sentence.partition(":")[0]):
+    sentences = []
+    for row in sorted(level, key=lambda row: -row["mean"]):
+        over = f"over {row['num_categories']} categories" if row["num_categories"] > 1 else "on one category"
+        sentence = (
+            f"{row['method']}: mean image AUROC {row['mean']:.3f} "
+            f"(95 % interval {interval_text(row['low'], row['high'], '')}) {over} at {shots} shots"
+        )
+        if test := gains.get(row["method"]):
             sure = f"95 % interval {interval_text(test['low'], test['high'])}, Holm p {p_text(test['p_holm'])}"
-            sentences[line] += f"; {test['difference']:+.3f} against {baseline} ({sure})"
-    return [f"{sentence}." for sentence in sentences]
+            sentence += f"; {test['difference']:+.3f} against {baseline} ({sure})"
+        sentences.append(f"{sentence}.")
+    return sentences
 
 
 def _figures(
@@ -146,7 +147,8 @@ def _figures(
         caption = f"Image AUROC {against}, {dataset}, {over}. Intervals: 95 %, bootstrap over test images."
         found.append(as_figure(draw(rows, look), caption))
     last = {row["method"]: row for row in overall}  # the widest average comes last
-    means = {row["method"]: row["mean"] for row in levels([run for run in done if run.shots == shots])}  # so here
+    here = levels([run for run in done if run.shots == shots])
+    means = {row["method"]: row["mean"] for row in here if row["dataset"] == ALL}
     for cost, name in _COSTS.items():
         points = [
             (method, row["metrics"][cost]["mean"], means[method])
@@ -169,8 +171,10 @@ def _key(row: Summary | Comparison) -> tuple[str, str, int, str]:
     return row["dataset"], row["category"], row["shots"], row["method"]
 
 
-def _places(rows: Sequence[Summary], metrics: Sequence[str]) -> dict[tuple[str, str, int, str, str], int]:
-    """1 and 2 for the best and the second best method of a category, by row and metric."""
+def _places(
+    rows: Sequence[Summary], metrics: Sequence[str], costs: Collection[str]
+) -> dict[tuple[str, str, int, str, str], int]:
+    """1 and 2 for the best and the second best method of a category, by `_key` and metric."""
     cells: dict[tuple[str, str, int], list[Summary]] = defaultdict(list)
     for row in rows:
         cells[row["dataset"], row["category"], row["shots"]].append(row)
@@ -178,9 +182,9 @@ def _places(rows: Sequence[Summary], metrics: Sequence[str]) -> dict[tuple[str, 
     for cell, name in product(cells.values(), metrics):
         means = {row["method"]: row["metrics"][name]["mean"] for row in cell if name in row["metrics"]}
         for row in cell:
-            won = row["method"] in means and place(means[row["method"]], [*means.values()], bool(costs_of([name])))
-            if won:
-                found[row["dataset"], row["category"], row["shots"], row["method"], name] = won
+            key = (*_key(row), name)
+            if row["method"] in means and (won := place(means[row["method"]], [*means.values()], name in costs)):
+                found[key] = won
     return found
 
 
