@@ -13,6 +13,7 @@ from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone, Frozen
 from anomaly_zoo.nn.memory import PatchMemory
+from anomaly_zoo.nn.orientation import NUM_ORIENTATIONS
 from anomaly_zoo.types import Batch, Prediction
 
 
@@ -120,12 +121,36 @@ def test_prepare_comes_before_the_optimizer_and_calibrate_after_the_last_step(ti
 
 
 def test_both_get_the_whole_support_in_its_views(tiny_root: Path, tmp_path: Path) -> None:
-    module = fitted(tiny_root, tmp_path, support_views=3)
+    module = toy(support_views=3)
+    module.orientations = "square"
+    trainer(tmp_path).fit(module, datamodule=data(tiny_root))
     expected = data(tiny_root).support(views=3)
     for support in module.supports:
         assert support.path == expected.path
         assert torch.equal(support.image, expected.image)
     assert len(module.supports) == 2
+
+
+@pytest.mark.parametrize(("found", "num_views"), [([0, 4], 3), ([0, 1, 2, 9], 4)])
+def test_views_are_in_the_orientations_that_the_support_tells(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[int], num_views: int
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def told(backbone: Backbone, image: Tensor, path: list[str]) -> list[int]:
+        assert len(set(path)) == len(backbone(image[:, 0])[0])
+        asked.append(tuple(image.shape[:2]))
+        return found
+
+    monkeypatch.setattr("anomaly_zoo.module.find_orientations", told)
+    module = fitted(tiny_root, tmp_path, support_views=3)
+    assert asked == [(4, NUM_ORIENTATIONS)]
+    expected = data(tiny_root).support(num_views, found)
+    for support in module.supports:
+        assert torch.equal(support.image, expected.image)
+    loaded = Toy.load_from_checkpoint(saved(module, tmp_path / "toy.ckpt"))
+    assert loaded.found_orientations.tolist() == found
+    assert loaded.num_views == num_views
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ prepare(support) -> training_step x steps -> calibrate(support) -> forward(image
 import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as L
 import torch
@@ -14,10 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.orientation import NUM_ASKED, NUM_ORIENTATIONS, NUM_SYMMETRIES, find_orientations
 from anomaly_zoo.nn.tiling import Tiling, predict_tiles, within_region
 from anomaly_zoo.types import Batch, Prediction
 
 Module = TypeVar("Module", bound="AnomalyModule")
+Orientations = Literal["found", "square"]
 
 
 class AnomalyModule(L.LightningModule, ABC):
@@ -31,14 +33,17 @@ class AnomalyModule(L.LightningModule, ABC):
         backbone: the pre-trained network, already loaded; frozen or fine-tuned as the method likes.
         steps: optimizer updates; 0 for a training-free method. A smaller `Trainer(max_steps=...)` wins.
         support_views: views of every support image that `prepare` and `calibrate` get: 1 is the image as it
-            is, more add mildly augmented views (see `data/transforms.py`).
+            is, more add mildly augmented views (see `data/transforms.py`), one for each orientation at least.
         learning_rate: of Adam, over all trainable parameters.
+        orientations: of the views: those in which the support tells that the product comes (`found`, see
+            `nn/orientation.py`), or always the symmetries of the `square`.
 
     Raises:
         ValueError: a number out of range.
     """
 
     is_calibrated: Tensor
+    found_orientations: Tensor
     _init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "AnomalyModule":
@@ -49,7 +54,14 @@ class AnomalyModule(L.LightningModule, ABC):
         module._init_args = {name: value for name, value in bound.arguments.items() if name != "backbone"}
         return module
 
-    def __init__(self, backbone: Backbone, steps: int = 0, support_views: int = 1, learning_rate: float = 1e-4) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        steps: int = 0,
+        support_views: int = 1,
+        learning_rate: float = 1e-4,
+        orientations: Orientations = "found",
+    ) -> None:
         super().__init__()
         if steps < 0 or support_views < 1 or learning_rate <= 0:
             raise ValueError(f"{steps=}, {support_views=}, {learning_rate=}: need steps >= 0, views >= 1, a rate > 0.")
@@ -58,7 +70,9 @@ class AnomalyModule(L.LightningModule, ABC):
         self.steps = steps
         self.support_views = support_views
         self.learning_rate = learning_rate
+        self.orientations = orientations
         self.register_buffer("is_calibrated", torch.tensor(False))
+        self.register_buffer("found_orientations", torch.arange(min(support_views, NUM_SYMMETRIES)))
 
     def prepare(self, support: Batch) -> None:
         """Runs once before the optimizer exists: prune, fit a target, cache features."""
@@ -82,8 +96,10 @@ class AnomalyModule(L.LightningModule, ABC):
     # Lightning's hooks: where the contract is called. A method leaves them alone.
 
     def setup(self, stage: str) -> None:
-        """Calls `prepare` before fitting."""
+        """Finds the orientations and calls `prepare` before fitting."""
         if stage == "fit":
+            if self.orientations == "found" and self.support_views > 1:
+                self._find_orientations()
             self.prepare(self._support())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
@@ -114,12 +130,26 @@ class AnomalyModule(L.LightningModule, ABC):
         """The prediction."""
         return self.test_step(batch, batch_idx)
 
+    @property
+    def num_views(self) -> int:
+        """How many views of every support image there are."""
+        return max(self.support_views, len(self.found_orientations))
+
+    def _find_orientations(self) -> None:
+        asked = self._datamodule().support(NUM_ORIENTATIONS, range(NUM_ORIENTATIONS), max_images=NUM_ASKED)
+        image = torch.unflatten(asked.image.to(self.device), 0, (-1, NUM_ORIENTATIONS))
+        found = find_orientations(self.backbone, image, asked.path[::NUM_ORIENTATIONS])
+        self.found_orientations = torch.tensor(found, device=self.device)
+
     def _support(self) -> Batch:
+        image, mask, label, path, _ = self._datamodule().support(self.num_views, self.found_orientations.tolist())
+        return Batch(image.to(self.device), mask.to(self.device), label.to(self.device), path)
+
+    def _datamodule(self) -> Any:
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined] # set by fit(datamodule=...)
         if datamodule is None:
             raise ValueError("Pass the data as `trainer.fit(module, datamodule=...)`: the support comes from there.")
-        image, mask, label, path, _ = datamodule.support(self.support_views)
-        return Batch(image.to(self.device), mask.to(self.device), label.to(self.device), path)
+        return datamodule
 
     # Checkpoints hold plain numbers and tensors; loading needs no arguments and unpickles no code.
 

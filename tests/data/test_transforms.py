@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from anomaly_zoo.data.transforms import dihedral, resize, resize_mask, support_view, training_view
+from anomaly_zoo.data.transforms import dihedral, oriented, resize, resize_mask, support_view, training_view
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -54,13 +54,38 @@ def test_dihedral_has_eight_elements() -> None:
 
 def test_support_views() -> None:
     assert support_view(IMAGE, 0, 7) is IMAGE
+    symmetries = range(8)
     for view in range(1, 10):
         seen = support_view(IMAGE, view, view)
+        np.testing.assert_array_equal(seen, support_view(IMAGE, view, view, symmetries))
         exact = dihedral(IMAGE, view % 8)
         assert not np.array_equal(seen, exact)
         assert np.corrcoef(seen.ravel(), exact.ravel())[0, 1] > 0.95
         np.testing.assert_array_equal(seen, support_view(IMAGE, view, view))
         assert not np.array_equal(seen, support_view(IMAGE, view, view + 1))
+
+
+def test_support_views_take_the_orientations_in_turn() -> None:
+    upright = [support_view(IMAGE, view, view, [0]) for view in range(3)]
+    assert all(np.corrcoef(view.ravel(), IMAGE.ravel())[0, 1] > 0.95 for view in upright)
+    assert len({view.tobytes() for view in upright}) == 3  # each in its own light
+    for view, orientation in ((1, 9), (2, 0), (3, 9)):
+        seen, exact = support_view(IMAGE, view, view, [0, 9]), oriented(IMAGE, orientation)
+        assert np.corrcoef(seen.ravel(), exact.ravel())[0, 1] > 0.95
+
+
+def test_orientations_from_8_on_are_turned_by_45_degrees() -> None:
+    stripes = np.zeros((65, 65, 3), np.uint8)
+    stripes[30:35] = 255  # lies
+    diagonal = np.abs(np.add.outer(np.arange(65), np.arange(65)) - 64) <= 2  # rises to the right
+    assert oriented(stripes, 8)[diagonal].mean() > 230
+    assert oriented(stripes, 8)[~diagonal].mean() < 20
+    np.testing.assert_array_equal(oriented(stripes, 8)[:, ::-1], oriented(stripes, 9))
+    twice = oriented(oriented(stripes, 8), 8)
+    middle = slice(20, 45)
+    assert np.corrcoef(twice[middle, middle].ravel(), dihedral(stripes, 1)[middle, middle].ravel())[0, 1] > 0.9
+    for orientation in range(8):
+        np.testing.assert_array_equal(oriented(IMAGE, orientation), dihedral(IMAGE, orientation))
 
 
 def test_training_views_follow_the_seed_alone() -> None:

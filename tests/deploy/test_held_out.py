@@ -52,7 +52,7 @@ def test_more_images_than_folds_leave_several_out_at_a_time(tiny_root: Path) -> 
 def test_a_single_image_is_compared_with_its_own_views(tiny_root: Path, support_views: int) -> None:
     data = MVTecDataModule(tiny_root, "alpha", shots=1, image_size=64)
     module = module_on(data.support(support_views), support_views)
-    support = data.support(views_needed(module, 1))
+    support = data.support(*views_needed(module, 1))
     found = held_out_scores(module, support)
     assert len(found.image_scores) == 7
     rest = [0] if support_views == 1 else [0, 1, 3, 4, 5, 6, 7]

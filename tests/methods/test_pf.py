@@ -10,7 +10,7 @@ from torch import Tensor
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.methods.pf import PF
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.features import join, to_image
+from anomaly_zoo.nn.features import join, peak, to_image
 from anomaly_zoo.types import Batch, Prediction
 from anomaly_zoo.yaml_files import CONFIGS
 
@@ -95,7 +95,7 @@ def test_scores_are_the_sums_of_distances_in_units_of_the_support() -> None:
     prediction = module(image)
     torch.testing.assert_close(prediction.anomaly_map, to_image(join([*discrepancy, *unit, *raw]), (64, 64)))
     of_image = join([*(2 * stage for stage in unit), *discrepancy[1:]])
-    torch.testing.assert_close(prediction.image_score, of_image.flatten(1).amax(dim=1))
+    torch.testing.assert_close(prediction.image_score, peak(of_image))
 
 
 def test_fine_tuning_restores_the_features(tiny_root: Path) -> None:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from anomaly_zoo.nn.features import join, to_image, unit_patches
+from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 
 
 def maps(*shapes: tuple[int, int, int], count: int = 2) -> list[Tensor]:
@@ -22,6 +22,20 @@ def sample(stage: np.ndarray, y: float, x: float) -> np.ndarray:
     upper = stage[:, top, left] * (1 - x + left) + stage[:, top, right] * (x - left)
     lower = stage[:, bottom, left] * (1 - x + left) + stage[:, bottom, right] * (x - left)
     return np.asarray(upper * (1 - y + top) + lower * (y - top))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 3), (1, 2), (1, 1)])
+def test_the_peak_is_how_far_the_highest_patches_stand_out(shape: tuple[int, int]) -> None:
+    distance = maps((1, *shape), count=3)[0][:, 0]
+    for image, found in zip(distance.double().numpy(), peak(distance), strict=True):
+        falling = sorted(image.ravel(), reverse=True)
+        expected = np.mean(falling[:3]) - 0.5 * falling[len(falling) // 2]
+        assert found.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_light_that_raises_all_distances_moves_the_peak_by_half() -> None:
+    distance = maps((1, 8, 8))[0][:, 0]
+    torch.testing.assert_close(peak(distance + 4), peak(distance) + 2)
 
 
 @pytest.mark.parametrize(

@@ -35,14 +35,23 @@ def test_separation_is_the_area_under_the_roc_curve(seed: int) -> None:
 def test_the_first_of_the_best_states_comes_back() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     best = BestState()
-    for step, score in enumerate([0.5, 0.8, 0.8, 0.6]):
+    for step, score in enumerate([0.5, 0.75, 0.75, 0.625]):
         with torch.no_grad():
             network.weight.fill_(step)
-        best.check(network, step, score)
+        best.check(network, step, torch.tensor([score, score]))
     assert best.num_without_gain == 2
     assert best.restore(network) == 1
     assert network.weight.item() == 1
-    assert best.scores == [(0, 0.5), (1, 0.8), (2, 0.8), (3, 0.6)]
+    assert best.curve == [(0, 0.5), (1, 0.75), (2, 0.75), (3, 0.625)]
+
+
+@pytest.mark.parametrize(("later", "is_better"), [([0.8, 0.5], False), ([0.7, 0.6], True), ([0.9, 0.51], True)])
+def test_a_gain_within_its_standard_error_is_none(later: list[float], is_better: bool) -> None:
+    """Gains of .3 and 0 and of .4 and .01 have errors of .15 and .195; their means are .15 and .205."""
+    network, best = torch.nn.Linear(1, 1), BestState()
+    best.check(network, 0, torch.tensor([0.5, 0.5]))
+    best.check(network, 5, torch.tensor(later))
+    assert best.restore(network) == (5 if is_better else 0)
 
 
 def test_without_a_check_there_is_no_best_state() -> None:

@@ -9,6 +9,8 @@
 Image files may end in .png, .jpg, .jpeg, .bmp, .tif, .tiff or .webp.
 """
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -25,6 +27,7 @@ from anomaly_zoo.data.items import Item, collate, normal_item
 from anomaly_zoo.data.regions import Regions
 from anomaly_zoo.data.support import support_paths, support_sha256
 from anomaly_zoo.data.transforms import resize, support_view
+from anomaly_zoo.nn.orientation import NUM_SYMMETRIES
 from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.types import Batch
 
@@ -122,12 +125,16 @@ class MVTecDataModule(L.LightningDataModule):
         if stage in ("test", "predict"):
             self._test_images()
 
-    def support(self, views: int = 1) -> Batch:
-        """Returns the whole support, image-major: the views of the first image, then those of the second ...
+    def support(
+        self, views: int = 1, orientations: Sequence[int] = range(NUM_SYMMETRIES), max_images: int | None = None
+    ) -> Batch:
+        """Returns the support, image-major: the views of the first image, then those of the second ...
 
         Args:
             views: views per image. The first is the image as it is (resized), the others are augmented, always in the
                 same way.
+            orientations: of the views, in turn; see `transforms.oriented`.
+            max_images: only so many images, or tiles of images, the first ones; None is all.
 
         Returns:
             `shots * views` normal images; with tiles, as many for each tile of an image, tile by tile.
@@ -139,8 +146,10 @@ class MVTecDataModule(L.LightningDataModule):
         if views < 1:
             raise ValueError(f"views is {views}: choose 1 or more")
         items = [
-            normal_item([support_view(image, v, derive_seed(self.seed, 0, index, v)) for v in range(views)], path)
-            for index, (image, path) in enumerate(zip(*self._support(), strict=True))
+            normal_item(
+                [support_view(image, v, derive_seed(self.seed, 0, index, v), orientations) for v in range(views)], path
+            )
+            for index, (image, path) in enumerate(itertools.islice(zip(*self._support(), strict=True), max_images))
         ]
         return collate(items)
 

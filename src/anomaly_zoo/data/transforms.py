@@ -6,12 +6,15 @@ Every function depends on its arguments alone, so what a run sees does not depen
 import functools
 import os
 import random
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
+
+from anomaly_zoo.nn.orientation import NUM_SYMMETRIES
 
 _PHOTOMETRIC = {"brightness": (0.9, 1.1), "contrast": (0.9, 1.1), "saturation": (0.9, 1.1), "hue": (-0.02, 0.02)}
 
@@ -63,20 +66,42 @@ def dihedral(image: UInt8[np.ndarray, "s s 3"], element: int) -> UInt8[np.ndarra
     return np.ascontiguousarray(np.rot90(mirrored, element % 4))
 
 
-def support_view(image: UInt8[np.ndarray, "s s 3"], view: int, seed: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Makes one view of a support image: symmetry number `view`, with mild changes of brightness and colour.
+def oriented(image: UInt8[np.ndarray, "s s 3"], orientation: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Turns or mirrors an image.
+
+    Args:
+        image: a square image.
+        orientation: 0 to 7 as for `dihedral`; 8 to 15 the same, turned by another 45 degrees anticlockwise about the
+            centre, where what comes in at the corners is the image's mirror.
+
+    Returns:
+        The pixels, interpolated linearly from 8 on.
+    """
+    turned = dihedral(image, orientation % NUM_SYMMETRIES)
+    if orientation < NUM_SYMMETRIES:
+        return turned
+    centre, side = (len(image) - 1) / 2, len(image)
+    rotation = cv2.getRotationMatrix2D((centre, centre), angle=45, scale=1)
+    return cv2.warpAffine(turned, rotation, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def support_view(
+    image: UInt8[np.ndarray, "s s 3"], view: int, seed: int, orientations: Sequence[int] = range(NUM_SYMMETRIES)
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Makes one view of a support image: turned or mirrored, with mild changes of brightness and colour.
 
     Args:
         image: a square support image.
-        view: 0 for the untouched image; view v takes symmetry v mod 8 (see `dihedral`).
+        view: 0 for the untouched image; view v takes orientation v mod n of the n `orientations`.
         seed: of the brightness and colour changes, at least 0.
+        orientations: see `oriented`.
 
     Returns:
         The view.
     """
     if view == 0:
         return image
-    return _apply(_support_pipeline(), dihedral(image, view % 8), seed)
+    return _apply(_support_pipeline(), oriented(image, orientations[view % len(orientations)]), seed)
 
 
 def training_view(image: UInt8[np.ndarray, "s s 3"], seed: int) -> UInt8[np.ndarray, "s s 3"]:

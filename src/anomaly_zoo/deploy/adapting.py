@@ -51,7 +51,7 @@ def make_model(
         ValueError: see `require_deployable` and `calibrate`.
     """
     require_deployable(data)
-    support = data.support(views_needed(module, len(data.support_files)))
+    support = data.support(*views_needed(module, len(data.support_files)))
     scores = held_out_scores(module, support, data.tiling, progress=progress and partial(progress, "calibrating"))
     level = sum(scores.map_means) / max(len(scores.map_means), 1)
     return Model(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anomaly_zoo.deploy.model_folder import copy_of
 from anomaly_zoo.module import AnomalyModule
+from anomaly_zoo.nn.orientation import NUM_SYMMETRIES
 from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.nn.validation import held_out_folds
 from anomaly_zoo.types import Batch
@@ -31,9 +32,11 @@ class HeldOutScores(NamedTuple):
     map_means: list[float]
 
 
-def views_needed(module: AnomalyModule, shots: int) -> int:
-    """How many views of every support image `held_out_scores` wants."""
-    return module.support_views if shots > 1 else max(module.support_views, VIEWS_OF_ONE)
+def views_needed(module: AnomalyModule, shots: int) -> tuple[int, list[int]]:
+    """How many views of every support image `held_out_scores` wants, and their orientations."""
+    if shots > 1:
+        return module.num_views, module.found_orientations.tolist()
+    return max(module.num_views, VIEWS_OF_ONE), list(range(NUM_SYMMETRIES))
 
 
 @torch.no_grad()
@@ -61,7 +64,7 @@ def held_out_scores(
     path = support.path[:: num_tiles * image.shape[2]]
     copy = copy_of(module)
     scores = HeldOutScores([], [], [])
-    folds = list(_folds(shots, image.shape[2], module.support_views, max_folds))
+    folds = list(_folds(shots, image.shape[2], module.num_views, max_folds))
     for done, (rest_images, rest_views, held_out) in enumerate(folds):
         rest = image[rest_images][:, :, rest_views]
         owners = [path[number] for number in rest_images for _ in range(num_tiles * len(rest_views))]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from anomaly_zoo.module import AnomalyModule
+from anomaly_zoo.module import AnomalyModule, Orientations
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.contrastive import (
     Projector,
@@ -21,7 +21,7 @@ from anomaly_zoo.nn.contrastive import (
     negative_pair_loss,
     simsiam_loss,
 )
-from anomaly_zoo.nn.features import join, to_image, unit_patches
+from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
@@ -40,21 +40,23 @@ class COFT(AnomalyModule):
 
     Afterwards the projector is left aside. The Mahalanobis distance of an image's embedding to the Gaussian of the
     support's is the paper's image score. Our map sums the distances of the tuned patches to memories of the support's,
-    of all stages at unit length and of the finest ones as they are. The image score is the largest distance at unit
-    length plus a part of the embedding's. Each distance counts in units of what held-out support images have.
+    of all stages at unit length and of the finest ones as they are. The image score is how far the highest distances at
+    unit length stand out (`peak`) plus a part of the embedding's. Each distance counts in units of what held-out
+    support images have.
 
     Args:
         backbone: fine-tuned but for what comes before its stages.
         steps: optimizer updates.
         learning_rate: of Adam.
         support_views: views of every support image that the Gaussian and the memory are fitted on (the paper's N_A).
+        orientations: of the views, see `AnomalyModule`.
         contrast: L_con, between two views of an image; `none` leaves it out.
         temperature: of `infonce`.
         cross_instance_weight: lambda_pp; 0 leaves L_pp out.
         negative_weight: lambda_np; 0 leaves L_np out.
         margin: cosine under which a synthetic negative is far enough from the normal images.
         negatives: families of synthetic negatives, see `nn/synthesis.py`.
-        patch_weight: of the patches' largest distance in the image score.
+        patch_weight: of the patches' highest distances in the image score.
         embedding_weight: of the embedding's distance in the image score.
         max_patches: of every stage that a memory keeps.
 
@@ -72,6 +74,7 @@ class COFT(AnomalyModule):
         steps: int = 10,
         learning_rate: float = 1e-5,
         support_views: int = 8,
+        orientations: Orientations = "found",
         contrast: Literal["simsiam", "infonce", "none"] = "simsiam",
         temperature: float = 0.2,
         cross_instance_weight: float = 1.0,
@@ -80,9 +83,9 @@ class COFT(AnomalyModule):
         negatives: Sequence[str] = tuple(FAMILIES),
         patch_weight: float = 1.0,
         embedding_weight: float = 0.01,
-        max_patches: int = 4096,
+        max_patches: int = 8192,
     ) -> None:
-        super().__init__(backbone, steps=steps, support_views=support_views, learning_rate=learning_rate)
+        super().__init__(backbone, steps, support_views, learning_rate, orientations)
         unknown = sorted(set(negatives) - set(FAMILIES))
         if unknown or not negatives:
             raise ValueError(f"negatives={list(negatives)}: choose among {', '.join(FAMILIES)}.")
@@ -140,11 +143,11 @@ class COFT(AnomalyModule):
         self.raw_memory.fit(stages[: self.num_raw], self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """The patches' distances as a map; the largest of unit length and the embedding's as the image score."""
+        """The patches' distances as a map; the peak of those at unit length and the embedding's as the image score."""
         features = self.backbone(image)
         unit, raw = self.unit_memory(unit_patches(features)), self.raw_memory(features[: self.num_raw])
         distance = join([stage / spread for stage, spread in zip(unit + raw, self.stage_spread, strict=True)])
-        patch_score = join(unit).flatten(1).amax(dim=1) / self.patch_spread
+        patch_score = peak(join(unit)) / self.patch_spread
         embedding_score = self.gaussian(_embedding(features)).sqrt() / self.embedding_spread
         anomaly_map = to_image(distance, (image.shape[2], image.shape[3]))
         return Prediction(anomaly_map, self.patch_weight * patch_score + self.embedding_weight * embedding_score)
@@ -155,24 +158,24 @@ class COFT(AnomalyModule):
         """How far support images are from all others (from their other views if k = 1): the units of the scores.
 
         Returns:
-            Means over the held-out images: of the largest joined distance at unit length, of the embedding's distance,
-            and of the patch distance in every stage at unit length and in every raw one.
+            Means over the held-out images: of the peak of the joined distances at unit length, of the embedding's
+            distance, and of the patch distance in every stage at unit length and in every raw one.
         """
         folds = held_out_folds(instance, MAX_HELD_OUT)
         if not folds:  # a single view: nothing to compare with
             return self.patch_spread, self.embedding_spread, self.stage_spread
         patches = unit_patches(stages) + stages[: self.num_raw]
-        largest, embedded, by_stage = [], [], []
+        peaks, embedded, by_stage = [], [], []
         for held_out in folds:
             out, rest = held_out.nonzero()[:1, 0], ~held_out
             gaussian = Gaussian().to(self.device)
             gaussian.fit(_embedding([stage[rest] for stage in stages]))
             distances = [distance_to_sample(stage[out], stage[rest]) for stage in patches]
-            largest.append(join(distances[: len(stages)]).amax())
+            peaks.append(peak(join(distances[: len(stages)])).squeeze())
             embedded.append(gaussian(_embedding([stage[out] for stage in stages])).sqrt().squeeze())
             by_stage.append(torch.stack([distance.mean() for distance in distances]))
         patch, embedding, stage = (
-            torch.stack(d).mean(dim=0).clamp(min=MIN_SPREAD) for d in (largest, embedded, by_stage)
+            torch.stack(d).mean(dim=0).clamp(min=MIN_SPREAD) for d in (peaks, embedded, by_stage)
         )
         return patch, embedding, stage
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anomaly_zoo.module import AnomalyModule
+from anomaly_zoo.module import AnomalyModule, Orientations
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.features import join, to_image, unit_patches
+from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
 from anomaly_zoo.nn.patch_gaussian import Spatial
 from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
@@ -32,14 +32,16 @@ class GaussianAD(AnomalyModule):
 
     Levels are the stages averaged over their positions (the paper's) and the patches of the finest stages (ours). Then
     the Gaussians are fitted to the tuned features. The map sums the distances of patches to their Gaussians and to a
-    memory of the support's. The image score is a weighted sum of the memory's largest distance, of the patch Gaussians'
-    and of the averaged stages'. Each distance counts in units of what held-out support images have.
+    memory of the support's. The image score is a weighted sum of the peaks (`features.peak`) of the memory's distances
+    and of the patch Gaussians', and of the averaged stages' distance. Each distance counts in units of what held-out
+    support images have.
 
     Args:
         backbone: fine-tuned but for what comes before its stages.
         steps: at most as many optimizer updates; 0 is the frozen predecessor.
         learning_rate: of Adam.
         support_views: views of every support image that the Gaussians and the memory are fitted on.
+        orientations: of the views, see `AnomalyModule`.
         target: what training pulls towards: the `fixed` Gaussians of the pre-trained features, Gaussians `refitted` at
             every check, or `identity` covariances around the fixed means (the control: Deep SVDD's objective).
         spatial: see `PatchGaussian`.
@@ -66,6 +68,7 @@ class GaussianAD(AnomalyModule):
         steps: int = 20,
         learning_rate: float = 1e-5,
         support_views: int = 8,
+        orientations: Orientations = "found",
         target: Literal["fixed", "refitted", "identity"] = "fixed",
         spatial: Spatial = "shared",
         pseudo_anomalies: Sequence[str] = tuple(FAMILIES),
@@ -74,9 +77,9 @@ class GaussianAD(AnomalyModule):
         memory_weight: float = 1.0,
         patch_weight: float = 0.3,
         pooled_weight: float = 0.02,
-        max_patches: int = 4096,
+        max_patches: int = 8192,
     ) -> None:
-        super().__init__(backbone, steps=steps, support_views=support_views, learning_rate=learning_rate)
+        super().__init__(backbone, steps, support_views, learning_rate, orientations)
         unknown = sorted(set(pseudo_anomalies) - set(FAMILIES))
         if unknown or not pseudo_anomalies:
             raise ValueError(f"pseudo_anomalies={list(pseudo_anomalies)}: choose among {', '.join(FAMILIES)}.")
@@ -120,7 +123,7 @@ class GaussianAD(AnomalyModule):
             held_out = self._validation.paths
             if self.global_step % self.check_every == 0:
                 self._check(self._validation)
-                self.log("validation/auroc", self._best.scores[-1][1])
+                self.log("validation/auroc", self._best.curve[-1][1])
         trained = [number for number, path in enumerate(batch.path) if path not in held_out]
         stages = self.backbone(batch.image[trained] if trained else batch.image)
         if self.target == "refitted":
@@ -136,7 +139,7 @@ class GaussianAD(AnomalyModule):
         if self._validation is not None:
             self._check(self._validation)
             self.best_step.fill_(self._best.restore(self.backbone))
-            self.validation_curve = torch.tensor(self._best.scores, device=self.device)
+            self.validation_curve = torch.tensor(self._best.curve, device=self.device)
             self._validation = None
         stages, instance = self._stages(support.image), instances(support.path)
         self.gaussians.fit(stages, instance)
@@ -144,7 +147,7 @@ class GaussianAD(AnomalyModule):
         self.memory.fit(unit_patches(stages), self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """All distances of the patches as a map; their largest ones and the averaged stages' as the image score."""
+        """All distances of the patches as a map; their peaks and the averaged stages' as the image score."""
         stages = self.backbone(image)
         maps, scores = _measure(self.gaussians, stages, self.memory(unit_patches(stages)))
         memory_weight = self.score_weights[0]
@@ -166,7 +169,7 @@ class GaussianAD(AnomalyModule):
         normal = _scores(*gaussians(self._stages(validation.normal)))
         by_family = [_scores(*gaussians(self._stages(family))) for family in validation.pseudo_anomalies]
         auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
-        self._best.check(self.backbone, self.global_step, float(auroc.mean()))
+        self._best.check(self.backbone, self.global_step, auroc)
         if self._best.num_without_gain >= self.patience:
             self.trainer.should_stop = True
 
@@ -222,17 +225,16 @@ def _hold_out(support: Batch, families: Sequence[str], generator: torch.Generato
 def _measure(
     gaussians: StageGaussians, stages: list[Float[Tensor, "b _ _ _"]], nearest: list[Float[Tensor, "b _ _"]]
 ) -> tuple[list[Float[Tensor, "b _ _"]], Float[Tensor, "3 b"]]:
-    """All maps; and the scores: the memory's largest distance, the Gaussians', and the averaged stages' mean."""
+    """All maps; and the scores: the peaks of the memory's and the Gaussians', and the averaged stages' mean."""
     pooled, patches = gaussians(stages)
-    largest = join(nearest).flatten(1).amax(dim=1)
-    return patches + nearest[:NUM_FINE_STAGES], torch.stack([largest, *_scores(pooled, patches)])
+    return patches + nearest[:NUM_FINE_STAGES], torch.stack([peak(join(nearest)), *_scores(pooled, patches)])
 
 
 def _scores(
     pooled: list[Float[Tensor, " b"]], patches: list[Float[Tensor, "b _ _"]]
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """The largest distance of patches of unit length, and the mean distance of the averaged stages."""
-    return join(patches[: len(patches) // 2]).flatten(1).amax(dim=1), torch.stack(pooled).mean(dim=0)
+    """The peak of patches of unit length, and the mean distance of the averaged stages."""
+    return peak(join(patches[: len(patches) // 2])), torch.stack(pooled).mean(dim=0)
 
 
 def _mean(distances: list[Tensor]) -> Float[Tensor, ""]:

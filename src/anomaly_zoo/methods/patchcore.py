@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anomaly_zoo.module import AnomalyModule
+from anomaly_zoo.module import AnomalyModule, Orientations
 from anomaly_zoo.nn.backbone import Backbone, Frozen
 from anomaly_zoo.nn.features import join, to_image, unit_patches
 from anomaly_zoo.nn.memory import PatchMemory
@@ -22,14 +22,21 @@ class PatchCore(AnomalyModule):
     Args:
         backbone: stays frozen.
         support_views: views of every support image in the memory; 1 is the paper's.
+        orientations: of the views, see `AnomalyModule`.
         max_patches: of every stage that the memory keeps.
 
     Raises:
         ValueError: a number out of range.
     """
 
-    def __init__(self, backbone: Backbone, support_views: int = 1, max_patches: int = 4096) -> None:
-        super().__init__(backbone, support_views=support_views)
+    def __init__(
+        self,
+        backbone: Backbone,
+        support_views: int = 1,
+        orientations: Orientations = "found",
+        max_patches: int = 4096,
+    ) -> None:
+        super().__init__(backbone, support_views=support_views, orientations=orientations)
         if max_patches < 1:
             raise ValueError(f"{max_patches=}: a memory needs at least 1.")
         self.max_patches = max_patches

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anomaly_zoo.module import AnomalyModule
+from anomaly_zoo.module import AnomalyModule, Orientations
 from anomaly_zoo.nn.backbone import Backbone, Frozen
 from anomaly_zoo.nn.distillation import discrepancy, distillation_loss, found_negatives
-from anomaly_zoo.nn.features import join, to_image
+from anomaly_zoo.nn.features import join, peak, to_image
 from anomaly_zoo.nn.pruning import Criterion, Scope, check_ratio
 from anomaly_zoo.nn.student import Structure, Student, stages_of
 from anomaly_zoo.nn.support_distance import SupportDistance
@@ -39,6 +39,7 @@ class PF(AnomalyModule):
         steps: optimizer updates of the student; 0 leaves it as pruned.
         learning_rate: of Adam.
         support_views: views of every support image, to train on unless `fresh_views`, and for memory and units.
+        orientations: of the views, see `AnomalyModule`.
         pruning_ratio: of the student's hidden channels (or weights), 0 to 0.95. Several let the support choose one, and
             how many of the steps to take, by synthetic negatives in held-out support images.
         criterion: which channels are removed, see `nn/pruning.py`; weights always go by their size.
@@ -66,6 +67,7 @@ class PF(AnomalyModule):
         steps: int = 150,
         learning_rate: float = 1e-3,
         support_views: int = 8,
+        orientations: Orientations = "found",
         pruning_ratio: float | Sequence[float] = 0.6,
         criterion: Criterion = "l1",
         scope: Scope = "layer",
@@ -78,7 +80,7 @@ class PF(AnomalyModule):
         memory_weight: float = 1.0,
         max_patches: int = 8192,
     ) -> None:
-        super().__init__(backbone, steps=steps, support_views=support_views, learning_rate=learning_rate)
+        super().__init__(backbone, steps, support_views, learning_rate, orientations)
         self.ratios = list(pruning_ratio) if isinstance(pruning_ratio, Sequence) else [pruning_ratio]
         for ratio in self.ratios:
             check_ratio(ratio)
@@ -143,7 +145,7 @@ class PF(AnomalyModule):
         self._remember([])
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """The map sums all distances; the image score is the largest sum of those that rank images best.
+        """The map sums all distances; the image score is the peak of the sum of those that rank images best.
 
         These are the discrepancies of all stages but the finest, and the distances to the support at unit length.
         """
@@ -156,7 +158,7 @@ class PF(AnomalyModule):
             on_map += [self.memory_weight * distance for distance in unit + raw]
             of_image = [2 * self.memory_weight * distance for distance in unit] + of_image
         size = (image.shape[2], image.shape[3])
-        return Prediction(to_image(join(on_map), size), join(of_image).flatten(1).amax(dim=1))
+        return Prediction(to_image(join(on_map), size), peak(join(of_image)))
 
     # The student
 

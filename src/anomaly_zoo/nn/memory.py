@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 NUM_NEIGHBOURS = 3
 FAISS_ROWS = 16384
+MAX_CANDIDATES = 32768
 
 
 class PatchMemory(nn.Module):
@@ -26,9 +27,12 @@ class PatchMemory(nn.Module):
             self.register_buffer(f"stage{stage}", torch.empty(0, 0))
 
     def fit(self, features: list[Float[Tensor, "n _ _ _"]], size: int) -> None:
-        """Remembers at most `size` patches per stage, chosen by `greedy_coreset`."""
+        """Remembers at most `size` patches per stage, chosen by `greedy_coreset` among `MAX_CANDIDATES` random ones."""
         for (name, _), feature in zip(self.named_buffers(), features, strict=True):
             patches = _rows(feature)
+            if len(patches) > MAX_CANDIDATES:
+                drawn = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:MAX_CANDIDATES]
+                patches = patches[drawn.to(patches.device)]
             setattr(self, name, patches[greedy_coreset(patches, size)].contiguous())
 
     def forward(self, features: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _"]]:

@@ -3,6 +3,8 @@
 Ours; the idea that augmentations of normal images can validate comes from Rippel et al. (arXiv 2108.04116).
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -55,36 +57,50 @@ def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> F
 
 
 class BestState:
-    """Keeps the state of a network that has the best validation score, and counts the checks without a gain.
+    """Keeps the best state of a network, and counts the checks without a gain.
+
+    A later state counts as better if its mean gain is above the standard error of that mean: few held-out images make
+    validation noisy, and what has been trained less has forgotten less. The rule is that of one standard error (Breiman
+    et al., "Classification and Regression Trees", 1984, section 3.4.3), here on gains in pairs.
 
     Attributes:
-        scores: of every check: the step and the score.
+        curve: of every check: the step and the mean score.
     """
 
     def __init__(self) -> None:
-        self.scores: list[tuple[int, float]] = []
-        self._best: tuple[int, float, dict[str, Tensor]] | None = None
+        self.curve: list[tuple[int, float]] = []
+        self._best: _Checked | None = None
 
     @property
     def num_without_gain(self) -> int:
-        """How many checks ago the best score was seen; a tie is no gain."""
-        values = [score for _, score in self.scores]
-        return len(values) - 1 - values.index(max(values)) if values else 0
+        """How many checks ago the best state was seen."""
+        return len(self.curve) - self._best.number if self._best else 0
 
-    def check(self, network: nn.Module, step: int, score: float) -> None:
-        """Notes the score, and the state if no earlier score is as good."""
-        self.scores.append((step, score))
-        if self._best is None or score > self._best[1]:
+    def check(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> None:
+        """Notes the scores, such as one per kind of pseudo-anomaly, and the state if it is the best one."""
+        self.curve.append((step, float(scores.mean())))
+        if self._best is None or _is_gain(scores - self._best.scores):
             state = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-            self._best = (step, score, state)
+            self._best = _Checked(len(self.curve), step, scores, state)
 
     @torch.no_grad()
     def restore(self, network: nn.Module) -> int:
         """Gives the network its best state back, forgets it, and returns the step it was seen at."""
         if self._best is None:
             raise RuntimeError("No check was made, so that there is no best state.")
-        step, _, state = self._best
+        best, self._best = self._best, None
         for name, parameter in network.named_parameters():
-            parameter.copy_(state[name])
-        self._best = None
-        return step
+            parameter.copy_(best.state[name])
+        return best.step
+
+
+class _Checked(NamedTuple):
+    number: int
+    step: int
+    scores: Tensor
+    state: dict[str, Tensor]
+
+
+def _is_gain(gain: Float[Tensor, " f"]) -> bool:
+    error = gain.std() / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+    return bool(gain.mean() > error)

@@ -1,0 +1,54 @@
+"""In which orientations a product comes, told by its support alone.
+
+Ours. Views that never occur make a memory of normal patches larger and blunter; those that do occur make up for images
+that are missing. A turned view that looks like the other normal images is one that occurs.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anomaly_zoo.nn.features import unit_patches
+from anomaly_zoo.nn.memory import distance_to_sample
+
+NUM_SYMMETRIES = 8
+"""Orientations 0 to 7 are the symmetries of the square, 0 the image as it is."""
+NUM_ORIENTATIONS = 16
+"""Orientations 8 to 15 are the same, turned by 45 degrees."""
+NUM_ASKED = 8
+"""Images that are enough to tell."""
+TOLERANCE = 1.2
+
+
+@torch.no_grad()
+def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], path: list[str]) -> list[int]:
+    """Keeps the orientations in which normal images are about as near to other normal images as upright.
+
+    Every image, upright, is compared with all others in each orientation: the mean distance of its patches to the
+    nearest ones, divided by that to the others upright, averaged over the stages. Up to `TOLERANCE` counts as near.
+
+    Args:
+        backbone: pre-trained; gives feature maps.
+        image: k normal images or tiles, each in v orientations, the first of them upright.
+        path: the file that each of the k stems from; those of one file are not compared.
+
+    Returns:
+        Rising numbers, 0 among them. A single file cannot be compared: its symmetries of the square.
+    """
+    owner = [path.index(name) for name in path]
+    if len(set(owner)) == 1:
+        return list(range(min(NUM_SYMMETRIES, image.shape[1])))
+    by_chunk = [backbone(chunk) for chunk in torch.split(image.flatten(0, 1), 8)]
+    ratios = []
+    for stage in zip(*by_chunk, strict=True):
+        feature = torch.unflatten(unit_patches([torch.cat(stage)])[0], 0, image.shape[:2])
+        distance = torch.zeros(image.shape[1])
+        for number, name in enumerate(owner):
+            others = [other for other, other_name in enumerate(owner) if other_name != name]
+            for view in range(image.shape[1]):
+                distance[view] += distance_to_sample(feature[number, :1], feature[others, view], 1024).mean().cpu()
+        ratios.append(distance / distance[0].clamp(min=torch.finfo(torch.float32).tiny))
+    is_near = torch.stack(ratios).mean(dim=0) <= TOLERANCE
+    is_near[0] = True
+    found: list[int] = is_near.nonzero()[:, 0].tolist()
+    return found
