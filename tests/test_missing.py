@@ -54,6 +54,14 @@ def test_only_what_is_missing_is_run_with_the_protocol_of_the_rest() -> None:
     assert asked(results[:4]) == []
 
 
+def test_a_dataset_where_bench_looks_anyway_is_left_to_bench() -> None:
+    embedded = {**CONFIG, "data": {"root": "datasets/elpv", "image_size": 128}}
+    (command,) = asked([run("patchcore", 0, 0.5, "mono", dataset="elpv", config=embedded)], shots=(4,))
+    assert command[command.index("--dataset") :][:4] == ["--dataset", "elpv", "--backbone", "lite0"]
+    (command,) = asked([run("patchcore", 0, 0.5, "mono", dataset="moved", config=embedded)], shots=(4,))
+    assert command[command.index("--dataset") :][:4] == ["--dataset", "moved", "--root", "datasets/elpv"]
+
+
 def test_other_methods_and_shots_widen_the_grid() -> None:
     results = [made("patchcore", 0)]
     commands = asked(results, "trials/coft_long.yaml", shots=(4, 8))

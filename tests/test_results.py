@@ -173,6 +173,7 @@ def _with(**changes: Any) -> Callable[[dict[str, Any]], str]:
         (_with(images=[None]), "Expected `object`, got `null` - at `$.images[0]`"),
         (_with(support=[]), "Expected `object`, got `array` - at `$.support`"),
         (_with(config=None), "Expected `object`, got `null` - at `$.config`"),
+        (_with(schema=2), "has schema 2, this version reads 1: upgrade anomaly_zoo"),
         (_with(schema=2, images="another layout"), "has schema 2, this version reads 1: upgrade anomaly_zoo"),
     ],
 )

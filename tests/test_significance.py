@@ -9,7 +9,7 @@ from scipy import stats
 
 from anomaly_zoo.results import Result
 from anomaly_zoo.significance import comparisons, levels, rankings
-from anomaly_zoo.statistics import delong, holm, placements
+from anomaly_zoo.statistics import auroc_interval, delong, difference_interval, holm, placements, spread
 from anomaly_zoo.summary import ALL, AVERAGE, summarise
 from tests.runs import config, run, scored
 
@@ -33,10 +33,9 @@ def scores_of(result: Result) -> tuple[np.ndarray, np.ndarray]:
 def test_a_comparison_is_that_of_the_scores_and_its_difference_is_the_gain() -> None:
     results = [*pair(0), *pair(1)]
     (row,) = comparisons(results)
-    matrices = [
-        placements(*scores_of(better)) - placements(*scores_of(base)) for base, better in (results[:2], results[2:])
-    ]
-    expected = delong([np.mean(matrices, axis=0)])
+    base, better = (np.mean([placements(*scores_of(run)) for run in results[place::2]], axis=0) for place in (0, 1))
+    expected = delong([spread(better, base)])
+    assert (row["low"], row["high"]) == difference_interval([spread(better, base)])
     assert (row["method"], row["n"], row["images"], row["num_categories"]) == ("coft", 2, 28, 1)
     assert row["difference"] == pytest.approx(expected.estimate, abs=1e-6)
     assert row["p_delong"] == row["p_holm"] == pytest.approx(expected.p_value, rel=1e-4)
@@ -139,10 +138,19 @@ def test_ranks_of_three_methods_by_hand() -> None:
     assert (auroc["metric"], aupro["metric"], auroc["num_cells"]) == ("image_auroc", "aupro", 4)
     assert auroc["mean_ranks"] == {"coft": 2.25, "patchcore": 2.75, "pf": 1.0}
     assert auroc["friedman_p"] == pytest.approx(stats.friedmanchisquare(*aurocs.values()).pvalue)
-    signed = {m: stats.wilcoxon(np.subtract(aurocs[m], aurocs["patchcore"])).pvalue for m in ("coft", "pf")}
-    assert auroc["wilcoxon_p_holm"] == pytest.approx(dict(zip(signed, holm([*signed.values()]), strict=True)))
+    # Of 16 patterns of signs, 5 have one or no minus (coft: four equal steps, one down), 1 has none (pf); each side
+    assert auroc["wilcoxon_p_holm"] == pytest.approx({"coft": 2 * 5 / 16, "pf": 2 * (2 * 1 / 16)})
 
 
 def test_ranks_need_two_methods_and_two_cells() -> None:
     assert rankings([run("patchcore", 0, 0.5), run("coft", 0, 0.6)]) == []
     assert rankings([run("patchcore", 0, 0.5), run("patchcore", 0, 0.6, "screw")]) == []
+
+
+def test_levels_have_the_interval_of_the_mean_over_seeds() -> None:
+    results = [*pair(0), *pair(1)]
+    (better,) = (row for row in levels(results) if row["method"] == "coft" and row["dataset"] == "mvtec")
+    mean = np.mean([placements(*scores_of(run)) for run in results if run.method == "coft"], axis=0)
+    assert (better["low"], better["high"]) == auroc_interval([spread(mean, mean)])
+    lonely = replace(results[-1], seed=7, images=results[-1].images[1:])  # other images: not in the mean
+    assert levels([*results, lonely]) == levels(results)

@@ -1,22 +1,22 @@
-"""Every statistic beside an independent implementation, and intervals beside what they promise."""
+"""Every statistic of images beside an independent implementation, and intervals beside what they promise."""
 
+from itertools import product
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 from sklearn.metrics import roc_auc_score
 
 from anomaly_zoo.statistics import (
-    bootstrap_interval,
+    Spread,
+    auroc_interval,
     delong,
+    difference_interval,
     holm,
-    interval,
-    nemenyi,
+    mean_placements,
     placements,
-    rank,
-    resample,
-    wilcoxon,
+    spread,
 )
 
 
@@ -43,6 +43,19 @@ def test_placements_average_to_the_auroc(ties: bool) -> None:
         assert matrix_of(column, label).mean() == pytest.approx(roc_auc_score(label, column), abs=1e-12)
 
 
+def test_placements_are_averaged_over_seeds() -> None:
+    rng = np.random.default_rng(1)
+    label = rng.random(40) < 0.6
+    for num_seeds in (1, 3, 200):
+        scores = rng.normal(size=(num_seeds, 40)).round(1)
+        alone = [placements(row[~label], row[label]) for row in scores]
+        np.testing.assert_allclose(mean_placements(scores, label), np.mean(alone, axis=0), atol=1e-12)
+
+
+def spread_of(score: np.ndarray, label: np.ndarray) -> Spread:
+    return spread(*(matrix_of(column, label) for column in score.T))
+
+
 def slow_delong(score: np.ndarray, label: np.ndarray) -> tuple[float, float]:
     """z and p for the difference of two AUROCs, from the covariance matrices of the paper, with midranks."""
     m, n = int(label.sum()), int((~label).sum())
@@ -62,8 +75,7 @@ def slow_delong(score: np.ndarray, label: np.ndarray) -> tuple[float, float]:
 @pytest.mark.parametrize("num", [(5, 9), (30, 20), (100, 60)])
 def test_delong_is_that_of_the_paper(num: tuple[int, int], ties: bool) -> None:
     score, label = draw(np.random.default_rng(sum(num)), num, (1.0, 0.6), ties)
-    first, second = (matrix_of(column, label) for column in score.T)
-    test = delong([first - second])
+    test = delong([spread_of(score, label)])
     z, p_value = slow_delong(score, label)
     assert test.estimate / test.standard_error == pytest.approx(z, rel=1e-9)
     assert test.p_value == pytest.approx(p_value, rel=1e-6)
@@ -72,7 +84,7 @@ def test_delong_is_that_of_the_paper(num: tuple[int, int], ties: bool) -> None:
 def test_delong_of_a_mean_over_categories_adds_independent_variances() -> None:
     rng = np.random.default_rng(3)
     drawn = [draw(rng, (20, 30), (1.0, 0.5)), draw(rng, (40, 10), (1.0, 1.0))]
-    parts = [np.subtract(*(matrix_of(column, label) for column in score.T)) for score, label in drawn]
+    parts = [spread_of(score, label) for score, label in drawn]
     alone = [delong([part]) for part in parts]
     both = delong(parts)
     assert both.estimate == pytest.approx(np.mean([test.estimate for test in alone]))
@@ -80,63 +92,132 @@ def test_delong_of_a_mean_over_categories_adds_independent_variances() -> None:
 
 
 def test_methods_that_never_differ_have_no_evidence_against_them() -> None:
-    assert delong([np.zeros((3, 4))]) == (0.0, 0.0, 1.0)
-    assert bootstrap_interval([np.zeros((3, 4))]) == (0.0, 0.0)
+    score, label = draw(np.random.default_rng(4), (9, 8), (1.0, 1.0))
+    same = spread_of(score[:, [0, 0]], label)
+    assert delong([same]) == (0.0, 0.0, 1.0)
+    assert difference_interval([same]) == (0.0, 0.0)
 
 
-def test_the_bootstrap_is_that_of_drawing_images_one_by_one() -> None:
-    score, label = draw(np.random.default_rng(5), (14, 11), (1.2, 0.5))
-    anomalous, normal = np.flatnonzero(label), np.flatnonzero(~label)
+def drawn_one_by_one(score: np.ndarray, label: np.ndarray, num_resamples: int) -> np.ndarray:
+    """The AUROCs of both methods in every resample, from Mann and Whitney's rank sums."""
     rng = np.random.default_rng(6)
-    slow = []
-    for _ in range(3000):
-        chosen = np.concatenate([rng.choice(kind, len(kind) - 1) for kind in (anomalous, normal)])
-        ranks = stats.rankdata(score[chosen], axis=0)[: len(anomalous) - 1].sum(axis=0)  # Mann and Whitney's statistic
-        slow.append((ranks[0] - ranks[1]) / (len(anomalous) - 1) / (len(normal) - 1))
-    matrix = np.subtract(*(matrix_of(column, label) for column in score.T))
-    quick = resample(matrix, 20_000)
-    assert quick.mean() == pytest.approx(np.mean(slow), abs=4 * np.std(slow) / 3000**0.5)
-    assert quick.std() == pytest.approx(np.std(slow), rel=0.06)
-    low, high = bootstrap_interval([matrix], num_resamples=20_000)
-    assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.15 * np.std(slow))
+    kinds = np.flatnonzero(label), np.flatnonzero(~label)
+    a, n = map(len, kinds)
+    rows = []
+    for _ in range(num_resamples):
+        chosen = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        rows.append((stats.rankdata(score[chosen], axis=0)[:a].sum(axis=0) - a * (a + 1) / 2) / (a * n))
+    return np.array(rows)
 
 
-def test_the_bootstrap_is_scipys_where_one_image_more_or_less_does_not_matter() -> None:
-    score, label = draw(np.random.default_rng(7), (150, 150), (1.0, 0.4))
-    matrix = np.subtract(*(matrix_of(column, label) for column in score.T))
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_bootstrap_is_that_of_drawing_images_one_by_one(ties: bool) -> None:
+    score, label = draw(np.random.default_rng(5), (14, 11), (1.2, 0.5), ties)
+    resampled = np.cov(drawn_one_by_one(score, label, 6000).T)
+    exact = spread_of(score, label)
+    assert exact.variances == pytest.approx(resampled.diagonal(), rel=0.06)
+    assert exact.covariance == pytest.approx(resampled[0, 1], rel=0.12)
+    swapped = spread_of(score[:, ::-1], label)
+    assert swapped.variances == exact.variances[::-1]
+    assert swapped.covariance == pytest.approx(exact.covariance)
+
+
+@pytest.mark.parametrize("num", [(3, 4), (4, 2)])
+def test_the_bootstrap_is_exactly_that_of_all_resamples(num: tuple[int, int]) -> None:
+    score, label = draw(np.random.default_rng(sum(num)), num, (0.8, 0.3))
+    first, second = (matrix_of(column, label) for column in score.T)
+    every = [
+        (first[np.ix_(rows, columns)].mean(), second[np.ix_(rows, columns)].mean())
+        for rows in product(range(num[0]), repeat=num[0])
+        for columns in product(range(num[1]), repeat=num[1])
+    ]
+    covariance = np.cov(np.array(every).T, bias=True)
+    exact = spread(first, second)
+    assert exact.variances == pytest.approx(covariance.diagonal(), rel=1e-9)
+    assert exact.covariance == pytest.approx(covariance[0, 1], rel=1e-9)
+
+
+def test_the_bootstrap_is_that_of_scipy() -> None:
+    score, label = draw(np.random.default_rng(7), (24, 18), (1.0, 0.4))
+    first, second = (matrix_of(column, label) for column in score.T)
 
     def statistic(rows: np.ndarray, columns: np.ndarray) -> float:
-        return float(matrix[np.ix_(rows.astype(int), columns.astype(int))].mean())
+        picked = np.ix_(rows.astype(int), columns.astype(int))
+        return float(first[picked].mean() - second[picked].mean())
 
-    images = (np.arange(150), np.arange(150))
-    theirs = stats.bootstrap(images, statistic, vectorized=False, method="percentile", n_resamples=3000, rng=0)
-    ours = bootstrap_interval([matrix], num_resamples=3000)
-    spread = theirs.standard_error
-    assert ours == pytest.approx((theirs.confidence_interval.low, theirs.confidence_interval.high), abs=0.2 * spread)
+    images = (np.arange(24), np.arange(18))
+    theirs = stats.bootstrap(images, statistic, vectorized=False, n_resamples=5000, rng=0, method="basic")
+    ours = spread(first, second)
+    assert (sum(ours.variances) - 2 * ours.covariance) ** 0.5 == pytest.approx(theirs.standard_error, rel=0.04)
 
 
-def test_a_wider_level_holds_a_narrower_one() -> None:
-    score, label = draw(np.random.default_rng(8), (20, 20), (1.0, 0.4))
-    matrix = matrix_of(score[:, 0], label)
-    (a, d), (b, c) = (bootstrap_interval([matrix], level=level) for level in (0.99, 0.5))
-    assert a < b < matrix.mean() < c < d
-    assert bootstrap_interval([matrix]) == bootstrap_interval([matrix])
-    assert interval([resample(matrix, seed=(0, 0))]) == bootstrap_interval([matrix])
+def slow_intervals(score: np.ndarray, label: np.ndarray, level: float) -> tuple[np.ndarray, tuple[float, float]]:
+    """The intervals of both AUROCs, and that of their difference, from resamples and as in the papers."""
+    resampled = drawn_one_by_one(score, label, 6000)
+    theta = np.array([roc_auc_score(label, column) for column in score.T])
+    error, correlation = resampled.std(axis=0), np.corrcoef(resampled.T)[0, 1]
+    z = stats.norm.ppf(0.5 + level / 2)
+    low, high = (special.expit(special.logit(theta) + sign * z * error / (theta * (1 - theta))) for sign in (-1, 1))
+    down, up = theta - low, high - theta
+    below = (down[0] ** 2 + up[1] ** 2 - 2 * correlation * down[0] * up[1]) ** 0.5
+    above = (up[0] ** 2 + down[1] ** 2 - 2 * correlation * up[0] * down[1]) ** 0.5
+    difference = theta[0] - theta[1]
+    return np.array([low, high]).T, (difference - below, difference + above)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_intervals_are_those_of_resamples(level: float) -> None:
+    score, label = draw(np.random.default_rng(8), (25, 20), (1.6, 0.6))
+    alone, difference = slow_intervals(score, label, level)
+    exact = [spread_of(score, label)]
+    for method in (0, 1):
+        assert auroc_interval(exact, method, level) == pytest.approx(tuple(alone[method]), abs=0.006)
+    assert difference_interval(exact, level) == pytest.approx(difference, abs=0.008)
+
+
+def test_a_mean_over_categories_has_a_narrower_interval() -> None:
+    parts = [spread_of(*draw(np.random.default_rng(seed), (40, 40), (1.0, 0.4))) for seed in range(4)]
+    widths = [np.ptp(difference_interval([part])) for part in parts]
+    assert np.ptp(difference_interval(parts)) == pytest.approx(np.mean(widths) / 2, rel=0.05)
+    assert difference_interval([parts[0]] * 4) != difference_interval([parts[0]])
+
+
+def test_faultless_methods_have_an_interval_too() -> None:
+    perfect = placements(np.array([0.0, 0.1, 0.2]), np.array([1.0, 2.0, 3.0, 4.0]))
+    low, high = auroc_interval([spread(perfect, perfect)])
+
+    def excess(auroc: float) -> float:
+        """Newcombe's method 5: how far 1 lies from `auroc`, less 1.96 of the errors it would have there."""
+        shape = 1 + (3 + 4 - 2) / 2 * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
+        return float(1 - auroc - 1.959964 * (auroc * (1 - auroc) * shape / 12) ** 0.5)
+
+    assert low == pytest.approx(optimize.brentq(excess, 0.01, 0.999), abs=1e-6)
+    assert high == 1.0
+    assert auroc_interval([spread(1 - perfect, perfect)]) == pytest.approx((0.0, 1 - low))
+    assert difference_interval([spread(perfect, perfect)]) == pytest.approx((low - 1, 1 - low))
+    assert auroc_interval([spread(perfect * 0 + 0.5, perfect)]) == (0.5, 0.5)  # all images tie
+
+
+def covered(num: list[tuple[int, int]], shift: tuple[float, float], repetitions: int) -> tuple[float, float]:
+    """How often the interval of a difference, and of an AUROC, of the mean over categories holds the true value."""
+    rng = np.random.default_rng([*num[0], int(10 * shift[0])])
+    true = [NormalDist().cdf(value / 2**0.5) for value in shift]
+    hits = np.zeros(2)
+    for _ in range(repetitions):
+        parts = [spread_of(*draw(rng, images, shift)) for images in num]
+        (low, high), (low_alone, high_alone) = difference_interval(parts), auroc_interval(parts)
+        hits += low <= true[0] - true[1] <= high, low_alone <= true[0] <= high_alone
+    return tuple(hits / repetitions)
 
 
 @pytest.mark.slow
-def test_95_percent_intervals_cover_93_to_97_percent() -> None:
-    hits, total = 0, 0
-    rng = np.random.default_rng(0)
-    normal = NormalDist()
-    for num, shift in (((40, 40), (1.0, 0.7)), ((40, 40), (2.0, 1.5)), ((80, 60), (1.5, 1.5)), ((120, 40), (2.0, 1.0))):
-        true = normal.cdf(shift[0] / 2**0.5) - normal.cdf(shift[1] / 2**0.5)
-        for _ in range(500):
-            score, label = draw(rng, num, shift)
-            first, second = (matrix_of(column, label) for column in score.T)
-            low, high = bootstrap_interval([first - second], num_resamples=1000, seed=total)
-            hits, total = hits + (low <= true <= high), total + 1
-    assert 0.93 <= hits / total <= 0.97, hits / total
+@pytest.mark.parametrize("num", [[(60, 20)], [(40, 40)], [(100, 60)], [(60, 20), (40, 40), (30, 20)]])
+@pytest.mark.parametrize("shift", [(1.0, 0.7), (2.0, 1.5), (2.9, 2.2)])
+def test_95_percent_intervals_cover_93_to_97_percent(num: list[tuple[int, int]], shift: tuple[float, float]) -> None:
+    """AUROCs of 0.76 to 0.98. With 20 normal images and 0.98, that of one AUROC (not of a difference) covers more."""
+    difference, alone = covered(num, shift, repetitions=2000)
+    assert 0.93 <= difference <= 0.97, difference
+    assert 0.93 <= alone <= (0.985 if num[0] == (60, 20) and shift[0] > 2.5 else 0.97), alone
 
 
 def test_holm_is_that_of_statsmodels() -> None:
@@ -149,51 +230,13 @@ def test_holm_is_that_of_statsmodels() -> None:
     assert holm([]) == []
 
 
-def test_ranks_are_those_of_scipy_and_scikit_posthocs() -> None:
-    import scikit_posthocs
-
-    scores = np.random.default_rng(0).normal(size=(12, 5)) + np.array([0, 0.2, 0.5, 1, 1.2])
-    scores[3, 1] = scores[3, 2]  # a tie
-    ranking = rank(scores)
-    assert ranking.friedman_p == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
-    theirs = scikit_posthocs.posthoc_nemenyi_friedman(scores)
-    np.testing.assert_allclose(nemenyi(ranking.mean_ranks, 12), theirs, atol=2e-3)
-    np.testing.assert_allclose(ranking.mean_ranks, np.mean([stats.rankdata(-row) for row in scores], axis=0))
-    assert ranking.mean_ranks.sum() == pytest.approx(15)
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1)])
+def test_too_few_images_are_named(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"got {shape[0]} anomalous and {shape[1]} normal"):
+        spread(np.zeros(shape), np.zeros(shape))
 
 
-# q(0.05) / sqrt(2) for 2 to 10 methods, from the table in Demšar's paper
-@pytest.mark.parametrize(
-    ("num_methods", "q"),
-    [*enumerate((1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164), start=2)],
-)
-def test_the_critical_difference_is_that_of_the_paper(num_methods: int, q: float) -> None:
-    scores = np.random.default_rng(0).normal(size=(14, num_methods))
-    expected = q * (num_methods * (num_methods + 1) / (6 * 14)) ** 0.5
-    assert rank(scores).critical_difference == pytest.approx(expected, rel=1e-3)
-
-
-def test_two_or_equal_methods() -> None:
-    two = rank(np.array([[1.0, 2.0], [1.0, 3.0], [2.0, 1.0]]))
-    assert two.friedman_p is None
-    assert two.mean_ranks.tolist() == pytest.approx([5 / 3, 4 / 3])
-    assert rank(np.ones((4, 3))).friedman_p == 1.0
-    assert wilcoxon(np.zeros(5)) == 1.0
-    differences = np.array([0.1, 0.3, -0.05, 0.2, 0.4, 0.15])
-    assert wilcoxon(differences) == pytest.approx(2 / 64 * 2)  # rank sum 1: 2 of 64 signs are as extreme, on each side
-
-
-@pytest.mark.parametrize("matrices", [[], [np.zeros((1, 5))], [np.zeros((5, 5)), np.zeros((5, 1))]])
-def test_too_few_images_are_named(matrices: list[np.ndarray]) -> None:
-    for function in (delong, bootstrap_interval):
-        with pytest.raises(ValueError, match="needs two anomalous and two normal images: got"):
-            function(matrices)
-
-
-def test_other_mistakes() -> None:
+def test_a_level_in_percent_is_refused() -> None:
+    score, label = draw(np.random.default_rng(0), (5, 5), (1.0, 0.5))
     with pytest.raises(ValueError, match=r"level is 95\.0"):
-        bootstrap_interval([np.ones((3, 3))], level=95.0)
-    with pytest.raises(ValueError, match="got 1 and 3"):
-        rank(np.ones((1, 3)))
-    with pytest.raises(ValueError, match="no differences"):
-        wilcoxon(np.array([]))
+        difference_interval([spread_of(score, label)], level=95.0)

@@ -7,6 +7,7 @@ with the same seed) never share a table. `--format json` prints what `summarise`
 
 import argparse
 import gc
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,9 +18,9 @@ from rich.console import Console
 from rich.text import Text
 
 from anomaly_zoo import missing
-from anomaly_zoo.results import Result, load_all, write_whole
+from anomaly_zoo.results import Result, conflicting_keys, load_all, write_whole
 from anomaly_zoo.summary import BASELINE, BYS, frame, protocols, summarise
-from anomaly_zoo.tables import METRICS, Mark, blocks, look_up, notes
+from anomaly_zoo.tables import METRICS, NOT_SET, Mark, blocks, look_up, notes
 
 __all__ = ["main", "print_table"]
 
@@ -110,17 +111,31 @@ def _chosen(options: argparse.Namespace) -> list[Result]:
         asked["method"] = [*asked["method"], options.baseline]
     chosen = [run for run in results if all(getattr(run, name) in wanted for name, wanted in asked.items() if wanted)]
     for condition in options.protocol:
-        key, _, value = condition.partition("=")
-        found = [str(look_up(shown, key)) for shown in protocols(chosen, options.baseline)]
-        if value not in found:
-            has = ", ".join(sorted(set(found)))
-            raise ValueError(f"no run with {condition!r} in {options.results}, where {key} is: {has or 'nothing'}")
-        chosen = [run for run, shown in zip(chosen, found, strict=True) if shown == value]
+        chosen = _with_protocol(chosen, condition, options)
     if not chosen:
         what = "results for these options" if results else "results"
-        hint = f"fill it with `make bench METHOD={BASELINE} SHOTS=8`, or let --run do it"
-        raise ValueError(f"no {what} in {options.results}: {hint}")
+        raise ValueError(f"no {what} in {options.results}: {_how_to_fill(options)}")
     return chosen
+
+
+def _with_protocol(runs: Sequence[Result], condition: str, options: argparse.Namespace) -> list[Result]:
+    """The runs whose protocol has what `KEY=VALUE` says."""
+    every = protocols(runs, options.baseline)
+    key, equals, value = condition.partition("=")
+    found = [str(look_up(shown, key)) for shown in every]
+    has = ", ".join(sorted(set(found)))
+    if runs and (not equals or has == NOT_SET):
+        keys = sorted({name for shown in every for name in conflicting_keys(shown, {part: {} for part in shown})})
+        raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
+    if runs and value not in found:
+        raise ValueError(f"no run with {condition!r} in {options.results}, where {key} is: {has}")
+    return [run for run, shown in zip(runs, found, strict=True) if shown == value]
+
+
+def _how_to_fill(options: argparse.Namespace) -> str:
+    method, shots = (options.methods or [options.baseline])[0], (options.shots or [8])[0]
+    where = "" if str(options.results) == "results" else f" RESULTS={shlex.quote(str(options.results))}"
+    return f"fill it with `make bench METHOD={method} SHOTS={shots}{where}`, or pass --run to do that first"
 
 
 def _by(results: Sequence[Result], options: argparse.Namespace) -> Any:

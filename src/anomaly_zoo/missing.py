@@ -53,12 +53,7 @@ def commands(
             yield ["--method", method, *options, "--results", str(store)]
         return
     wanted = asked if methods else list(dict.fromkeys([run.method for run in known] + asked))
-    done = {
-        (run.dataset, run.category, name, run.shots, run.seed)
-        for run in known
-        if run.status == "ok"
-        for name in [run.method]
-    }
+    done = {(run.dataset, run.category, run.method, run.shots, run.seed) for run in known if run.status == "ok"}
     all_shots = shots or sorted({run.shots for run in known})
     seeds = sorted({run.seed for run in known})
     for dataset, group in groupby(sorted(known, key=lambda run: run.dataset), key=lambda run: run.dataset):
@@ -78,9 +73,11 @@ def commands(
 def _fixed(run: Result, store: Path) -> list[str]:
     """What all runs of a dataset share: that which `bench` can be told of their protocol."""
     data, backbone = run.config.get("data", {}), run.config.get("backbone", {})
+    root = data.get("root")
     options = {
         "--dataset": run.dataset,
-        "--root": data.get("root"),
+        # Where bench looks anyway, and puts an embedded dataset that is not there yet
+        "--root": None if root == f"datasets/{run.dataset}" else root,
         "--backbone": backbone.get("name"),
         "--weights": backbone.get("weights"),
         "--image-size": data.get("image_size"),

@@ -4,36 +4,82 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from anomaly_zoo.results import ImageScore, Result
-from anomaly_zoo.statistics import placements, resample
+from anomaly_zoo.statistics import Spread, mean_placements, spread
 from anomaly_zoo.summary import protocols
 
 Matrix = Float[np.ndarray, "a n"]
+_PATH, _SCORE = itemgetter("path"), itemgetter("score")
+
+
+class Images:
+    """The test images of a category, in the order in which all scores of it are kept."""
+
+    def __init__(self, images: Sequence[ImageScore]) -> None:
+        self.label: Bool[np.ndarray, " images"] = np.array([image["label"] for image in images], dtype=bool)
+        self.defects = np.array([image["defect"] for image in images if image["label"]])
+        self._paths = list(map(_PATH, images))
+        self._keys = [image_key(image) for image in images]
+
+    def scores(self, images: Sequence[ImageScore]) -> Float[np.ndarray, " images"] | None:
+        """The scores in this order, None if they are not of the same images; the root of these may differ."""
+        if list(map(_PATH, images)) != self._paths:
+            named = {image_key(image): image for image in images}
+            if len(named) != len(images) or named.keys() != set(self._keys):
+                return None
+            images = [named[key] for key in self._keys]
+        return np.fromiter(map(_SCORE, images), np.float64, len(images))
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are two of each kind."""
+        return 2 <= int(self.label.sum()) <= len(self.label) - 2
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one method in one category, for every seed."""
+
+    images: Images
+    scores: dict[int, Float[np.ndarray, " images"]] = field(default_factory=dict)
+    _means: dict[tuple[int, ...], Matrix] = field(default_factory=dict)
+
+    def mean(self, seeds: Sequence[int]) -> Matrix:
+        """`placements`, averaged over seeds; kept, since the baseline stands beside every method."""
+        key = tuple(seeds)
+        if key not in self._means:
+            self._means[key] = mean_placements(np.stack([self.scores[seed] for seed in seeds]), self.images.label)
+        return self._means[key]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A method beside the baseline in one category: placements of the one less the other's, for every seed."""
+    """A method beside the baseline in one category."""
 
-    number: int  # of the category, so that different ones are resampled independently
-    matrices: dict[int, Matrix]
-    defects: list[str]  # of the rows
-    drawn: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
+    method: Scored
+    baseline: Scored
+    _spreads: dict[tuple[int, ...], Spread] = field(default_factory=dict)
 
-    def mean(self, seeds: Sequence[int], defect: str = "") -> Matrix:
-        """The mean over seeds; of one kind of defect only, if it is named."""
-        total: Matrix = np.mean([self.matrices[seed] for seed in seeds], axis=0)
-        return total if not defect else total[np.array(self.defects) == defect]
+    @property
+    def seeds(self) -> set[int]:
+        """Those that both have."""
+        return self.method.scores.keys() & self.baseline.scores.keys()
 
-    def resample(self, seeds: Sequence[int]) -> np.ndarray:
-        """Kept, since a category counts for itself and in averages."""
-        if tuple(seeds) not in self.drawn:
-            self.drawn[tuple(seeds)] = resample(self.mean(seeds), seed=self.number)
-        return self.drawn[tuple(seeds)]
+    def spread(self, seeds: Sequence[int], defect: str = "") -> Spread | None:
+        """Of the means over seeds; if a defect is named, of its images only, None with fewer than two of these."""
+        if defect:
+            rows = self.method.images.defects == defect
+            of_defect = [scored.mean(seeds)[rows] for scored in (self.method, self.baseline)]
+            return spread(*of_defect) if rows.sum() >= 2 else None
+        key = tuple(seeds)  # kept, since a category counts for itself and in averages
+        if key not in self._spreads:
+            self._spreads[key] = spread(self.method.mean(seeds), self.baseline.mean(seeds))
+        return self._spreads[key]
 
 
 Cell = tuple[str, str]  # dataset, category
@@ -42,46 +88,41 @@ Pairs = dict[tuple[str, int], dict[str, dict[Cell, Pair]]]  # protocol and shots
 
 def pair_up(results: Sequence[Result], baseline: str) -> Pairs:
     """All pairs with the same seed, test images and protocol, and with two images of each kind or more."""
-    references: dict[tuple[tuple[str, int], Cell, int], tuple[list[ImageScore], Matrix]] = {}
-    runs = [
-        ((json.dumps(shown, sort_keys=True), run.shots), (run.dataset, run.category), run)
-        for run, shown in zip(results, protocols(results, baseline), strict=True)
-        if run.status == "ok" and run.images
-    ]
-    for table, cell, run in runs:
-        if run.method == baseline:
-            references[table, cell, run.seed] = (run.images, placements_of(run.images, run.images))
-    numbers = {cell: number for number, cell in enumerate(sorted({cell for _, cell, _ in runs}))}
-    pairs: Pairs = defaultdict(lambda: defaultdict(dict))
-    for table, cell, run in runs:
-        reference = references.get((table, cell, run.seed))
-        if run.method == baseline or reference is None or (images := _aligned(run.images, reference[0])) is None:
-            continue
-        matrix = placements_of(images, reference[0]) - reference[1]
-        if min(matrix.shape) < 2:
-            continue
-        defects = [image["defect"] for image in reference[0] if image["label"]]
-        pair = pairs[table][run.method].setdefault(cell, Pair(numbers[cell], {}, defects))
-        pair.matrices[run.seed] = matrix
+    tables: dict[tuple[str, int], list[Result]] = defaultdict(list)
+    for run, shown in zip(results, protocols(results, baseline), strict=True):
+        tables[json.dumps(shown, sort_keys=True), run.shots].append(run)
+    pairs: Pairs = {}
+    for table, runs in tables.items():
+        scored = score(sorted(runs, key=lambda run: run.method != baseline))
+        methods: dict[str, dict[Cell, Pair]] = defaultdict(dict)
+        for (method, cell), found in scored.items():
+            reference = scored.get((baseline, cell))
+            if method != baseline and reference and (pair := Pair(found, reference)).seeds:
+                methods[method][cell] = pair
+        if methods:
+            pairs[table] = methods
     return pairs
 
 
-def placements_of(images: Sequence[ImageScore], labelled: Sequence[ImageScore]) -> Matrix:
-    """`placements` of the scores of `images`, with the labels of `labelled`, which are the same images in order."""
-    scores = np.array([image["score"] for image in images], dtype=np.float64)
-    label = np.array([image["label"] for image in labelled], dtype=bool)
-    return placements(scores[~label], scores[label]).astype(np.float32)
+def score(runs: Sequence[Result]) -> dict[tuple[str, Cell], Scored]:
+    """The scores of every method in every category that has two images of each kind.
 
-
-def _aligned(images: list[ImageScore], reference: list[ImageScore]) -> list[ImageScore] | None:
-    """The images in the order of the reference's, None if they are not the same ones; their root may differ."""
-    if [image["path"] for image in images] == [image["path"] for image in reference]:
-        return images
-    named = {image_key(image): image for image in images}
-    wanted = [image_key(image) for image in reference]
-    if len(named) != len(images) or named.keys() != set(wanted):
-        return None
-    return [named[key] for key in wanted]
+    Args:
+        runs: of one protocol and number of shots. The first of a category says which images it has; those with other
+            images are left out.
+    """
+    images: dict[Cell, Images] = {}
+    found: dict[tuple[str, Cell], Scored] = {}
+    for run in runs:
+        if run.status != "ok" or not run.images:
+            continue
+        cell = (run.dataset, run.category)
+        if cell not in images:
+            images[cell] = Images(run.images)
+        here = images[cell]
+        if here.enough and (scores := here.scores(run.images)) is not None:
+            found.setdefault((run.method, cell), Scored(here)).scores[run.seed] = scores
+    return found
 
 
 def image_key(image: ImageScore) -> str:

@@ -57,4 +57,8 @@ def block() -> Block:
             if any(value is not None for value in values):
                 shown = [Mark(MISSING if value is None else f"{value:.1f}") for value in values]
                 rows.append([Mark(entry.method), Mark(metric), *shown, Mark(entry.source, None, True)])
-    return Block(CAPTION, ["method", "percent", *(f"{shots} shots" for shots in SHOTS), "source"], rows)
+    return Block(
+        CAPTION,
+        ["method", "percent", *("1 shot" if shots == 1 else f"{shots} shots" for shots in SHOTS), "source"],
+        rows,
+    )

@@ -12,14 +12,30 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, get_type_hints
 
 import msgspec
 
-SCHEMA_VERSION = 1
+from anomaly_zoo.record import SCHEMA_VERSION, ImageScore, Result, Support, result_path
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ImageScore",
+    "Result",
+    "Support",
+    "conflicting_keys",
+    "load",
+    "load_all",
+    "protocol",
+    "result_path",
+    "save",
+    "unwritable",
+    "write_whole",
+]
+
 _PATTERN = "*/*/*/shots=*/seed=*.json"
 _REPAIR = "delete the file and run it again, or restore it from a copy"
 # Tools outside that write this layout may leave these out.
@@ -30,94 +46,6 @@ _NOT_PROTOCOL = frozenset(
 )
 # Data options that change nothing while they have this value: results from before they existed share a table.
 _SWITCHED_OFF = {"tile_px": None, "overlap_px": 0}
-
-
-class Support(TypedDict):
-    """The normal images that a method adapted to: their `paths`, and the `sha256` of that list."""
-
-    paths: list[str]
-    sha256: str
-
-
-class ImageScore(TypedDict):
-    """One test image: its `defect` (test sub-folder), whether it is anomalous (`label`), and its image `score`."""
-
-    path: str
-    defect: str
-    label: bool
-    score: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """Everything that is known about one run. The field names are the JSON's top-level keys.
-
-    Attributes:
-        dataset, category, backbone: names.
-        method: the stem of the method's file in configs/methods.
-        shots: number of support images.
-        seed: what the support and every random choice follow from.
-        status: `failed` when the run ended with an error; then everything measured may be missing.
-        metrics: scores over the whole test split, higher is better unless the name says otherwise.
-        per_defect: the same scores per defect, each against all normal test images.
-        undefined: for every metric that cannot be computed here (pixel metrics without masks), the reason.
-        timing: `adapt_s`, `test_s` and `ms_per_image` (warm, median).
-        resources: `peak_rss_mib`, `trainable_params`, and what else the method costs.
-        support: the images that the method adapted to.
-        images: one score per test image.
-        config: the resolved configuration, nested.
-        versions: package name to version.
-        git: `commit` of the code and whether files had changed since (`dirty`); None outside a repository.
-        device: what the run ran on, in words.
-        started: start of the run, ISO 8601 in UTC.
-        cell: hash of what decides the numbers (see `grid.cells.identity`); empty if it was not run by the bench.
-        error: last words of a failed run, None otherwise.
-        schema: version of this layout.
-    """
-
-    schema: int = SCHEMA_VERSION
-    dataset: str
-    category: str
-    method: str
-    shots: int
-    seed: int
-    backbone: str
-    status: Literal["ok", "failed"] = "ok"
-    error: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    per_defect: dict[str, dict[str, float]] = field(default_factory=dict)
-    undefined: dict[str, str] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-    resources: dict[str, int | float] = field(default_factory=dict)
-    device: str = ""
-    started: str = ""
-    cell: str = ""
-    git: dict[str, str | bool] | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-    support: Support = field(default_factory=lambda: Support(paths=[], sha256=""))
-    images: list[ImageScore] = field(default_factory=list)
-
-    def path_in(self, store: Path) -> Path:
-        """Where this result lies in `store` (see `result_path`)."""
-        return result_path(store, self.dataset, self.category, self.method, self.shots, self.seed)
-
-
-def result_path(store: Path, dataset: str, category: str, method: str, shots: int, seed: int) -> Path:
-    """Where the result of a run lies: `<store>/<dataset>/<category>/<method>/shots=8/seed=0.json`.
-
-    Raises:
-        ValueError: if a name is not the name of one folder, or a number is negative.
-
-    >>> result_path(Path("results"), "mvtec", "bottle", "coft", shots=8, seed=0).as_posix()
-    'results/mvtec/bottle/coft/shots=8/seed=0.json'
-    """
-    for what, name in {"dataset": dataset, "category": category, "method": method}.items():
-        if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
-            raise ValueError(f"{what} {name!r} must be the name of one folder: not '.' or '..', without '/' or '\\'")
-    if shots < 0 or seed < 0:
-        raise ValueError(f"shots and seed must not be negative: shots={shots}, seed={seed}")
-    return store / dataset / category / method / f"shots={shots}" / f"seed={seed}.json"
 
 
 def save(result: Result, store: Path) -> Path:
@@ -144,7 +72,11 @@ def save(result: Result, store: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is the earlier one or the new one, whenever the machine stops; makes its folder."""
+    """Writes a file so that it is the earlier one or the new one, whenever the machine stops; makes its folder.
+
+    Raises:
+        OSError: with the name of the file, if it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -153,6 +85,9 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -172,20 +107,38 @@ def load(path: Path) -> Result:
     """
     content = path.read_bytes()
     try:
-        record = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        schema = msgspec.json.decode(record.get("schema", b"null"))
-        if isinstance(schema, int) and schema > SCHEMA_VERSION:
-            raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo")
-        if missing := _REQUIRED - record.keys():
-            raise ValueError(f"{path}: it lacks {', '.join(sorted(missing))}: {_REPAIR}")
-        result = msgspec.json.decode(content, type=Result)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {error}: {_REPAIR}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): {_REPAIR}") from error
+        stored = _DECODER.decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(_why_unreadable(path, content, error)) from error
+    if stored.schema > SCHEMA_VERSION:
+        raise ValueError(_newer(path, stored.schema))
+    result = Result(**{name: getattr(stored, name) for name in _NAMES})
     if problem := _contradiction(result):
         raise ValueError(f"{path}: {problem}: {_REPAIR}")
     return result
+
+
+def _why_unreadable(path: Path, content: bytes, error: Exception) -> str:
+    """Looks again at what could not be decoded: a newer layout and a field that is not there have their own words."""
+    try:
+        record = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        schema = msgspec.json.decode(record.get("schema", b"null"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as other:
+        return _damaged(path, other)
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        return _newer(path, schema)
+    if missing := _REQUIRED - record.keys():
+        return f"{path}: it lacks {', '.join(sorted(missing))}: {_REPAIR}"
+    return _damaged(path, error)
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    whole = isinstance(error, msgspec.ValidationError)
+    return f"{path}: {error}: {_REPAIR}" if whole else f"{path} is not whole JSON ({error}): {_REPAIR}"
+
+
+def _newer(path: Path, schema: int) -> str:
+    return f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo"
 
 
 def load_all(store: Path) -> list[Result]:
@@ -251,7 +204,23 @@ def conflicting_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return keys
 
 
-_REQUIRED = {part.name for part in fields(Result)} - _OPTIONAL
+_NAMES = [part.name for part in fields(Result)]
+_REQUIRED = set(_NAMES) - _OPTIONAL
+
+
+def _decoder() -> msgspec.json.Decoder[Any]:
+    """Reads the fields of `Result`, of which those that may not be missing in a file have no default here."""
+    types = get_type_hints(Result)
+    optional = [(part.name, types[part.name], _default(part)) for part in fields(Result) if part.name in _OPTIONAL]
+    stored = msgspec.defstruct("Stored", [*((name, types[name]) for name in sorted(_REQUIRED)), *optional], gc=False)
+    return msgspec.json.Decoder(stored)
+
+
+def _default(part: Field[Any]) -> Any:
+    return part.default if part.default_factory is MISSING else msgspec.field(default_factory=part.default_factory)
+
+
+_DECODER = _decoder()
 
 
 def _contradiction(result: Result) -> str | None:

@@ -1,7 +1,7 @@
 """From the per-image scores of many runs to statements on methods: by how much, how surely, and in what order.
 
 `comparisons` sets every method beside the baseline on the same test images, cell by cell; `rankings` ranks all methods
-over the cells. The mathematics is in `statistics.py`.
+over the cells. The mathematics is in `statistics.py` and `ranks.py`.
 """
 
 import json
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from anomaly_zoo.pairs import Cell, Matrix, Pair, pair_up, placements_of
+from anomaly_zoo.pairs import Cell, Pair, Scored, pair_up, score
+from anomaly_zoo.ranks import rank, wilcoxon
 from anomaly_zoo.results import Result
-from anomaly_zoo.statistics import delong, holm, interval, rank, resample, wilcoxon
+from anomaly_zoo.statistics import auroc_interval, delong, difference_interval, holm, spread
 from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, By, frame
 
 if TYPE_CHECKING:
@@ -106,21 +107,24 @@ def levels(results: Sequence[Result]) -> list[Level]:
 
     Over seeds that may differ in number; categories with fewer than two images of a kind are left out.
     """
-    placed: dict[tuple[int, str], dict[Cell, list[Matrix]]] = defaultdict(lambda: defaultdict(list))
+    by_shots: dict[int, list[Result]] = defaultdict(list)
     for run in results:
-        if run.status == "ok" and run.images:
-            matrix = placements_of(run.images, run.images)
-            if min(matrix.shape) >= 2:
-                placed[run.shots, run.method][run.dataset, run.category].append(matrix)
+        by_shots[run.shots].append(run)
+    placed: dict[tuple[int, str], dict[Cell, Scored]] = defaultdict(dict)
+    for shots, runs in sorted(by_shots.items()):
+        for (method, cell), scored in score(runs).items():
+            placed[shots, method][cell] = scored
     common = sorted(set.intersection(*(set(cells) for cells in placed.values()))) if placed else []
     rows = []
     for (shots, method), cells in sorted(placed.items()):
-        means = {cell: np.mean(cells[cell], axis=0) for cell in common}
-        drawn = {cell: resample(means[cell], seed=number) for number, cell in enumerate(common)}
+        means = {cell: cells[cell].mean(sorted(cells[cell].scores)) for cell in common}
+        spreads = {cell: spread(means[cell], means[cell]) for cell in common}
         for dataset in dict.fromkeys([*(cell[0] for cell in common), ALL]):
-            over = [cell for cell in common if dataset in (cell[0], ALL)]
-            low, high = interval([drawn[cell] for cell in over])
-            mean = float(np.mean([means[cell].mean() for cell in over]))
+            over = [spreads[cell] for cell in common if dataset in (cell[0], ALL)]
+            if not over:
+                continue
+            low, high = auroc_interval(over)
+            mean = float(np.mean([part.aurocs[0] for part in over]))
             name = {"dataset": dataset, "num_categories": len(over), "shots": shots, "method": method}
             rows.append(Level(**name, mean=mean, low=low, high=high))  # type: ignore[typeddict-item]
     return rows
@@ -175,7 +179,7 @@ def _cells(methods: dict[str, dict[Cell, Pair]], by: By) -> Iterator[tuple[tuple
     if by == "defect":
         for dataset, category in everywhere:
             some = next(pairs[dataset, category] for pairs in methods.values() if (dataset, category) in pairs)
-            for defect in sorted(set(some.defects)):
+            for defect in sorted(set(some.method.images.defects.tolist())):
                 yield (dataset, category, defect), [(dataset, category)]
         return
     common = [cell for cell in everywhere if all(cell in pairs for pairs in methods.values())]
@@ -194,19 +198,18 @@ def _cells(methods: dict[str, dict[Cell, Pair]], by: By) -> Iterator[tuple[tuple
 
 def _comparison(pairs: Sequence[Pair], num_cells: int, defect: str) -> dict[str, Any] | None:
     """Difference, interval and test of the mean over the cells; None where a cell or all common seeds are missing."""
-    seeds = sorted(set.intersection(*(set(pair.matrices) for pair in pairs))) if pairs else []
-    if len(pairs) < num_cells or not seeds:
+    if len(pairs) < num_cells or not pairs:
         return None
-    matrices = [pair.mean(seeds, defect) for pair in pairs]
-    if any(min(matrix.shape) < 2 for matrix in matrices):
+    seeds = sorted(set.intersection(*(pair.seeds for pair in pairs)))
+    spreads = [part for pair in pairs if seeds and (part := pair.spread(seeds, defect)) is not None]
+    if len(spreads) < len(pairs):
         return None
-    test = delong(matrices)
-    drawn = [resample(matrices[0], seed=pairs[0].number)] if defect else [pair.resample(seeds) for pair in pairs]
-    low, high = interval(drawn)
+    test = delong(spreads)
+    low, high = difference_interval(spreads)
     return {
         "num_categories": num_cells,
         "n": len(seeds),
-        "images": sum(sum(matrix.shape) for matrix in matrices),
+        "images": sum(sum(part.num_images) for part in spreads),
         "difference": test.estimate,
         "low": low,
         "high": high,

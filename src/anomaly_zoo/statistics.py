@@ -1,46 +1,48 @@
-"""How sure a comparison is: intervals and tests on per-image scores, and ranks over many cells.
+"""How sure a comparison on the same test images is: intervals and tests of image AUROCs from per-image scores.
 
-An image AUROC is the mean of a matrix with one row per anomalous and one column per normal test image (`placements`).
-So are the difference of two methods and its mean over seeds: subtract or average the matrices first. What varies here
-are the test images; the seeds stay as they are, and their spread is the standard deviation that every table shows.
+An image AUROC is the mean of a matrix with one row per anomalous and one column per normal test image (`placements`),
+and so is its mean over seeds: average the matrices first. What varies here are the test images; the seeds stay as they
+are, and their spread is the standard deviation that every table shows.
 
-Sources: DeLong, DeLong and Clarke-Pearson (Biometrics 1988); Rao and Wu (JASA 1988) for the size of the resamples; Holm
-(Scandinavian Journal of Statistics 1979); Demšar (JMLR 2006) for ranks and the critical difference.
+The bootstrap draws normal and anomalous images anew, separately and within each category; methods are paired, because a
+drawn image brings its scores of all methods. For a mean of such a matrix, what infinitely many resamples would give has
+a closed form (Bandos, Rockette and Gur, Communications in Statistics 2007), so nothing is drawn and no seed matters.
+Intervals of an AUROC are symmetric on the logit scale (Pepe, The Statistical Evaluation of Medical Tests, 2003), since
+an AUROC near 1 cannot vary upwards; those of a difference are made from them by Zou and Donner's method (Statistics in
+Medicine 2008). Percentile intervals cover too rarely with 20 normal images or AUROCs near 1 (docs/compare.md).
+
+Further sources: DeLong, DeLong and Clarke-Pearson (Biometrics 1988); Newcombe (Statistics in Medicine 2006) for AUROCs
+of exactly 1; Holm (Scandinavian Journal of Statistics 1979).
 """
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from itertools import combinations
+from math import exp, log
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float
 
-NUM_RESAMPLES = 2000
 _NORMAL = NormalDist()
+_NOTHING = 1e-12  # a variance below is rounding
 
 
 class DeLong(NamedTuple):
-    """A mean AUROC or difference of AUROCs, its standard error, and the two-sided p-value of its being 0."""
+    """A difference of AUROCs, its standard error, and the two-sided p-value of its being 0."""
 
     estimate: float
     standard_error: float
     p_value: float
 
 
-class Ranking(NamedTuple):
-    """Methods ranked over cells: 1 is the best, ties share their mean rank.
+class Spread(NamedTuple):
+    """What the test images of one category say of two methods."""
 
-    Attributes:
-        mean_ranks: one per method.
-        friedman_p: of all methods being alike; None for two methods (use `wilcoxon`).
-        critical_difference: mean ranks that are further apart differ at the 5 % level (Nemenyi).
-    """
-
-    mean_ranks: Float[np.ndarray, " methods"]
-    friedman_p: float | None
-    critical_difference: float
+    aurocs: tuple[float, float]
+    variances: tuple[float, float]  # of the AUROCs over bootstrap resamples of the images
+    covariance: float
+    linear_variance: float  # of the difference, after DeLong
+    num_images: tuple[int, int]  # anomalous, normal
 
 
 def placements(normal: Float[np.ndarray, " n"], anomalous: Float[np.ndarray, " a"]) -> Float[np.ndarray, "a n"]:
@@ -49,78 +51,119 @@ def placements(normal: Float[np.ndarray, " n"], anomalous: Float[np.ndarray, " a
     >>> placements(np.array([0.1, 0.4]), np.array([0.4, 0.9])).mean()  # the AUROC
     np.float64(0.875)
     """
-    above = anomalous[:, None] > normal[None, :]
-    return np.asarray(above + (anomalous[:, None] == normal[None, :]) / 2)
+    scores = np.concatenate([anomalous, normal])[None]
+    return mean_placements(scores, np.arange(len(scores[0])) < len(anomalous))
 
 
-def delong(matrices: Sequence[Float[np.ndarray, "_ _"]]) -> DeLong:
-    """DeLong's test of a mean of `placements`, or of differences of them for the same images.
+def mean_placements(
+    scores: Float[np.ndarray, "seeds images"], label: Bool[np.ndarray, " images"]
+) -> Float[np.ndarray, "a n"]:
+    """The mean over seeds of `placements`, for images whose label says which are anomalous."""
+    anomalous, normal = scores[:, label, None], scores[:, None, ~label]
+    higher = np.zeros((anomalous.shape[1], normal.shape[2]), dtype=np.int8 if len(scores) < 128 else np.int32)
+    for above, below in zip(anomalous, normal, strict=True):
+        higher += above > below
+        higher -= (above < below).view(np.int8)
+    return np.asarray(0.5 + higher / (2 * len(scores)))
 
-    Args:
-        matrices: one per category, each with its own images; their means are averaged.
+
+def spread(first: Float[np.ndarray, "a n"], second: Float[np.ndarray, "a n"]) -> Spread:
+    """How the AUROCs of two methods vary with the images, from their (mean) `placements` for the same images.
 
     Raises:
-        ValueError: if there is no matrix, or one has fewer than two rows or columns.
+        ValueError: if there are fewer than two anomalous or normal images.
 
-    >>> delong([placements(np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0]))]).estimate.__round__(4)
-    0.8333
+    >>> normal, better, worse = np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0]), np.array([2.5, 0.0])
+    >>> spread(placements(normal, better), placements(normal, worse)).aurocs[1].__round__(4)
+    0.3333
     """
-    _check(matrices)
-    estimate = float(np.mean([matrix.mean() for matrix in matrices]))
-    variance = 0.0
-    for matrix in matrices:
-        for axis in (0, 1):
-            means = matrix.mean(axis=axis)
-            variance += float(means.var(ddof=1)) / len(means) / len(matrices) ** 2
-    error = variance**0.5
-    if error == 0:
-        return DeLong(estimate, 0.0, 1.0 if estimate == 0 else 0.0)
+    num_rows, num_columns = first.shape
+    if min(first.shape) < 2:
+        has = f"{num_rows} anomalous and {num_columns} normal"
+        raise ValueError(f"an interval or test needs two anomalous and two normal images: got {has}")
+    matrices = (first, second)
+    aurocs = [float(matrix.mean()) for matrix in matrices]
+    rows = [matrix.mean(axis=1) - auroc for matrix, auroc in zip(matrices, aurocs, strict=True)]
+    columns = [matrix.mean(axis=0) - auroc for matrix, auroc in zip(matrices, aurocs, strict=True)]
+
+    def covariance(a: int, b: int) -> float:
+        """Rows and columns are drawn independently: a part for each, and one for what is neither (the interaction)."""
+        row, column = float(rows[a] @ rows[b]) / num_rows, float(columns[a] @ columns[b]) / num_columns
+        whole = float(np.vdot(matrices[a], matrices[b])) / first.size - aurocs[a] * aurocs[b]
+        return float(row / num_rows + column / num_columns + (whole - row - column) / first.size)
+
+    linear = [float(np.var(a - b, ddof=1)) / len(a) for a, b in (rows, columns)]
+    return Spread(
+        (aurocs[0], aurocs[1]), (covariance(0, 0), covariance(1, 1)), covariance(0, 1), sum(linear), first.shape
+    )
+
+
+def delong(spreads: Sequence[Spread]) -> DeLong:
+    """DeLong's test of the mean over categories of the first method's AUROC less the second's.
+
+    Args:
+        spreads: one per category, each with its own images.
+    """
+    estimate = float(np.mean([part.aurocs[0] - part.aurocs[1] for part in spreads]))
+    error = sum(part.linear_variance for part in spreads) ** 0.5 / len(spreads)
+    if error**2 < _NOTHING:
+        return DeLong(estimate, 0.0, 1.0 if abs(estimate) < _NOTHING else 0.0)
     return DeLong(estimate, error, 2 * _NORMAL.cdf(-abs(estimate) / error))
 
 
-def bootstrap_interval(
-    matrices: Sequence[Float[np.ndarray, "_ _"]], level: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean of `placements`, or of differences of them for the same images.
-
-    Normal and anomalous images are drawn anew separately, and within each category. Methods are paired, because a drawn
-    image brings its scores of both. One image fewer is drawn than there are: drawing as many gives intervals that are
-    too short by a factor of sqrt(1 - 1/n) on the few images of a category. Where all images agree there is nothing to
-    draw, and the interval is a point.
+def auroc_interval(spreads: Sequence[Spread], method: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of the mean AUROC over categories, for the first (0) or the second method (1).
 
     Args:
-        matrices: one per category, each with its own images; their means are averaged.
+        spreads: one per category, each with its own images.
+        method: which one.
         level: of confidence, in (0, 1).
-        num_resamples: more are steadier and slower.
-        seed: of the draws.
-
-    Raises:
-        ValueError: if there is no matrix, one has fewer than two rows or columns, or `level` is not in (0, 1).
-    """
-    _check(matrices)
-    return interval([resample(matrix, num_resamples, (seed, number)) for number, matrix in enumerate(matrices)], level)
-
-
-def resample(
-    matrix: Float[np.ndarray, "a n"], num_resamples: int = NUM_RESAMPLES, seed: int | tuple[int, ...] = 0
-) -> Float[np.ndarray, " resamples"]:
-    """The mean of `matrix` in every bootstrap resample of its images, see `bootstrap_interval`."""
-    counts = (_counts(size, num_resamples, (seed, side)).astype(np.float32) for side, size in enumerate(matrix.shape))
-    rows, columns = counts
-    sums = np.einsum("bn,bn->b", rows @ matrix.astype(np.float32), columns)
-    return np.asarray(sums / ((matrix.shape[0] - 1) * (matrix.shape[1] - 1)), dtype=np.float64)
-
-
-def interval(drawn: Sequence[Float[np.ndarray, " resamples"]], level: float = 0.95) -> tuple[float, float]:
-    """The interval of the mean over categories from what `resample` gave for each of them, with different seeds.
 
     Raises:
         ValueError: if `level` is not in (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: choose between 0 and 1")
-    low, high = np.quantile(np.mean(drawn, axis=0), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    z = _NORMAL.inv_cdf((1 + level) / 2)
+    mean = float(np.mean([part.aurocs[method] for part in spreads]))
+    error = max(0.0, _mean_variance([part.variances[method] for part in spreads])) ** 0.5
+    if min(mean, 1 - mean) < _NOTHING:
+        anomalous, normal = np.sum([part.num_images for part in spreads], axis=0)
+        bound = _below_one(int(anomalous), int(normal), z)
+        return (bound, 1.0) if mean > 0.5 else (0.0, 1 - bound)
+    if error**2 < _NOTHING:
+        return mean, mean
+    centre, half = log(mean / (1 - mean)), z * error / (mean * (1 - mean))
+    return _sigmoid(centre - half), _sigmoid(centre + half)
+
+
+def difference_interval(spreads: Sequence[Spread], level: float = 0.95) -> tuple[float, float]:
+    """Paired bootstrap interval of the mean over categories of the first method's AUROC less the second's.
+
+    Where the methods rank all images alike there is nothing to draw, and the interval is a point, unless both are
+    faultless.
+
+    Args:
+        spreads: one per category, each with its own images.
+        level: of confidence, in (0, 1).
+
+    Raises:
+        ValueError: if `level` is not in (0, 1).
+    """
+    (low_a, high_a), (low_b, high_b) = (auroc_interval(spreads, method, level) for method in (0, 1))
+    a, b = (float(np.mean([part.aurocs[method] for part in spreads])) for method in (0, 1))
+    var_a, var_b = (_mean_variance([part.variances[method] for part in spreads]) for method in (0, 1))
+    covariance = _mean_variance([part.covariance for part in spreads])
+    fixed = min(var_a, var_b) < _NOTHING  # no resample changes this AUROC: it is 1, 0, or all images tie
+    if not fixed and var_a + var_b - 2 * covariance < _NOTHING:
+        return a - b, a - b
+    correlation = 0.0 if fixed else min(1.0, max(-1.0, covariance / (var_a * var_b) ** 0.5))
+
+    def reach(down: float, up: float) -> float:
+        """How far the difference is from its end, from how far the AUROCs are from theirs."""
+        return float(max(0.0, down**2 + up**2 - 2 * correlation * down * up) ** 0.5)
+
+    return a - b - reach(a - low_a, high_b - b), a - b + reach(high_a - a, b - low_b)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -137,76 +180,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def wilcoxon(differences: Float[np.ndarray, " cells"]) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test; 1 where all differences are 0.
-
-    Raises:
-        ValueError: if there is no difference.
-    """
-    if not len(differences):
-        raise ValueError("no differences to test")
-    if not np.any(differences):
-        return 1.0
-    from scipy import stats
-
-    return float(stats.wilcoxon(differences).pvalue)
+def _mean_variance(variances: Sequence[float]) -> float:
+    """Of the mean of independent categories."""
+    return sum(variances) / len(variances) ** 2
 
 
-def rank(scores: Float[np.ndarray, "cells methods"], alpha: float = 0.05) -> Ranking:
-    """Friedman's test and Nemenyi's critical difference; a higher score ranks first.
-
-    Args:
-        scores: one row per cell (category), one column per method.
-        alpha: of the critical difference.
-
-    Raises:
-        ValueError: if there are fewer than two cells or methods.
-    """
-    num_cells, num_methods = scores.shape
-    if num_cells < 2 or num_methods < 2:
-        raise ValueError(f"ranks need two cells and two methods: got {num_cells} and {num_methods}")
-    from scipy import stats
-
-    mean_ranks = stats.rankdata(-scores, axis=1).mean(axis=0)
-    error = (num_methods * (num_methods + 1) / (6 * num_cells)) ** 0.5
-    friedman_p = None
-    if num_methods > 2:
-        friedman_p = float(stats.friedmanchisquare(*scores.T).pvalue) if np.any(np.ptp(scores, axis=1)) else 1.0
-    return Ranking(mean_ranks, friedman_p, _range_quantile(num_methods, alpha) / 2**0.5 * error)
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + exp(-x)) if x > -700 else 0.0
 
 
-def nemenyi(mean_ranks: Float[np.ndarray, " methods"], num_cells: int) -> Float[np.ndarray, "methods methods"]:
-    """The p-value of Nemenyi's test for every pair of methods, from their mean ranks over `num_cells` cells."""
-    from scipy import stats
+def _below_one(num_anomalous: int, num_normal: int, z: float) -> float:
+    """Newcombe's lower limit (his method 5) where the AUROC is 1: the AUROC that is `z` of its own errors below."""
+    from scipy import optimize  # here, since few need it
 
-    num_methods = len(mean_ranks)
-    error = (num_methods * (num_methods + 1) / (6 * num_cells)) ** 0.5
-    p_values = np.ones((num_methods, num_methods))
-    for a, b in combinations(range(num_methods), 2):
-        distance = abs(mean_ranks[a] - mean_ranks[b]) / error * 2**0.5
-        p_values[a, b] = p_values[b, a] = stats.studentized_range.sf(distance, num_methods, np.inf)
-    return p_values
+    def excess(auroc: float) -> float:
+        """(1 - auroc)^2 less (z error)^2, both divided by 1 - auroc and multiplied by the number of pairs."""
+        size = (num_anomalous + num_normal) / 2 - 1
+        shape = 1 + size * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
+        return (1 - auroc) * num_anomalous * num_normal - z**2 * auroc * shape
 
-
-def _check(matrices: Sequence[Float[np.ndarray, "_ _"]]) -> None:
-    if not matrices or any(min(matrix.shape) < 2 for matrix in matrices):
-        shapes = ", ".join(f"{rows} anomalous and {columns} normal" for rows, columns in (m.shape for m in matrices))
-        raise ValueError(f"an interval or test needs two anomalous and two normal images: got {shapes or 'no images'}")
-
-
-@lru_cache(maxsize=128)  # all methods, seeds and shots of a category draw the same images
-def _counts(num_images: int, num_resamples: int, seed: tuple[Any, ...]) -> UInt8[np.ndarray, "b images"]:
-    """How often each image is among the `num_images - 1` drawn of each resample."""
-    rng = np.random.default_rng([int(part) for part in np.hstack([np.ravel(part) for part in seed])])
-    drawn = (
-        rng.integers(num_images, size=(num_resamples, num_images - 1)) + num_images * np.arange(num_resamples)[:, None]
-    )
-    counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_images).reshape(num_resamples, num_images)
-    return np.minimum(counts, 255).astype(np.uint8)
-
-
-@cache
-def _range_quantile(num_methods: int, alpha: float) -> float:
-    from scipy import stats
-
-    return float(stats.studentized_range.ppf(1 - alpha, num_methods, np.inf))
+    return float(optimize.brentq(excess, 0.0, 1.0))

@@ -202,10 +202,15 @@ def _summaries(runs: DataFrame, baseline: str) -> Iterator[Summary]:
 
 def _statistics(runs: DataFrame) -> dict[Any, dict[str, Statistic]]:
     """For every cell the statistic of each metric that has a value."""
-    cells: dict[Any, dict[str, Statistic]] = {}
-    for name in _metrics(runs):
-        table = runs.groupby(_CELL)[name].agg(["mean", "std", "count"])
-        for cell, mean, std, n in table[table["count"] > 0].itertuples(name=None):
-            value = Statistic(mean=mean, std=std, n=int(n)) if n > 1 else Statistic(mean=mean, n=int(n))
-            cells.setdefault(cell, {})[name] = value
-    return cells
+    metrics = _metrics(runs)
+    groups = runs.groupby(_CELL)[metrics]
+    counted = groups.count()
+    tables = [table.to_numpy().tolist() for table in (groups.mean(), groups.std(), counted)]
+    found: dict[Any, dict[str, Statistic]] = {}
+    for cell, means, stds, counts in zip(counted.index, *tables, strict=True):
+        found[cell] = {
+            name: Statistic(mean=mean, std=std, n=int(n)) if n > 1 else Statistic(mean=mean, n=int(n))
+            for name, mean, std, n in zip(metrics, means, stds, counts, strict=True)
+            if n
+        }
+    return found

@@ -18,7 +18,7 @@ from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, Statistic, Summary
 
 METRICS = ("image_auroc", "aupro", "adapt_s", "ms_per_image", "peak_rss_mib", "trainable_params")
 COSTS = frozenset({"adapt_s", "test_s", "ms_per_image", "peak_rss_mib", "trainable_params", "false_alarm_rate"})
-MISSING, UNDEFINED = "—", "n/a"
+MISSING, UNDEFINED, NOT_SET = "—", "n/a", "not set"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def costs_of(names: Collection[str]) -> set[str]:
 def look_up(nested: Any, dotted_key: str) -> Any:
     """The value at `a.b.c`; `not set` where there is none."""
     for key in dotted_key.split("."):
-        nested = nested.get(key, "not set") if isinstance(nested, dict) else nested
+        nested = nested.get(key, NOT_SET) if isinstance(nested, dict) else nested
     return nested
 
 
@@ -207,11 +207,18 @@ def _lines(
 def _value(cell: dict[str, Summary], row: Summary | None, name: str, cost: bool) -> Mark:
     if row is None or name not in row["metrics"]:
         return Mark(UNDEFINED if row and name in row["undefined"] else MISSING)
-    means = sorted(
-        (other["metrics"][name]["mean"] for other in cell.values() if name in other["metrics"]), reverse=not cost
-    )
     value = row["metrics"][name]
-    distinct = list(dict.fromkeys(means))
-    place = distinct.index(value["mean"]) + 1 if len(distinct) > 1 else None
+    others = [other["metrics"][name]["mean"] for other in cell.values() if name in other["metrics"]]
     n = "" if value["n"] == row["n"] else f" ({value['n']})"
-    return Mark(number(value, cost) + n, place if place in (1, 2) else None)
+    return Mark(number(value, cost) + n, place(value["mean"], others, cost))
+
+
+def place(value: float, values: Sequence[float], cost: bool) -> int | None:
+    """1 for the best of several values, 2 for the second best; None for the rest, and where all are alike.
+
+    >>> [place(value, [0.5, 0.9, 0.7], cost=False) for value in (0.5, 0.9, 0.7)], place(1.0, [1.0, 1.0], cost=True)
+    ([None, 1, 2], None)
+    """
+    distinct = sorted(set(values), reverse=not cost)
+    found = distinct.index(value) + 1
+    return found if len(distinct) > 1 and found <= 2 else None

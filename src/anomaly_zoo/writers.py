@@ -44,14 +44,20 @@ def terminal(console: Console, blocks: Iterable[Block]) -> None:
         console.print(Text(block.title, "bold"))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False)
         table.padding = (0, 1, 0, 0) if console.width >= 100 else 0
-        for place, name in enumerate(block.columns):
-            head, _, tail = name.rpartition("_")
-            broken = f"{head}_\n{tail}" if len(name) > 11 and head else name
-            table.add_column(Text(broken), justify="right" if place else "left", overflow="fold", vertical="bottom")
+        for name, heading in zip(block.columns, _headings(block.columns), strict=True):
+            left = name in (block.columns[0], "source")
+            table.add_column(Text(heading), justify="left" if left else "right", overflow="fold")
         for row in block.rows:
             cells = [Text(mark.text, "dim" if mark.aside else _STYLES.get(mark.place or 0, "")) for mark in row]
             table.add_row(*cells)
         console.print(table, "", sep="\n")
+
+
+def _headings(names: Sequence[str]) -> list[str]:
+    """Long names in two lines; then short ones stand in the lower."""
+    parts = [name.rpartition("_") if len(name) > 11 else ("", "", name) for name in names]
+    tall = any(head for head, *_ in parts)
+    return [f"{head}_\n{tail}" if head else f"\n{tail}" if tall else tail for head, _, tail in parts]
 
 
 def lines(console: Console, marks: Iterable[Mark]) -> None:

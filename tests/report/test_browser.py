@@ -129,6 +129,24 @@ def test_on_paper_everything_is_open_and_light(tab: Any, tmp_path: Path) -> None
     assert len(tab.pdf()) > 20_000
 
 
+def test_the_widest_table_fits_on_paper(tab: Any) -> None:
+    tab.set_viewport_size({"width": 718, "height": 1000})  # A4 less the margins, in CSS pixels
+    tab.emulate_media(media="print")
+    assert tab.evaluate("document.getElementById('results').rows[0].cells.length") == 14
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 718
+
+
+def test_the_best_is_marked(tab: Any) -> None:
+    shown = (
+        "[...document.querySelectorAll('#results tbody tr')].filter(row => row.cells[1].textContent === 'bottle' && "
+    )
+    first = f"{shown} row.cells[2].textContent === '8')"
+    scores = tab.evaluate(f"{first}.map(row => Number(row.cells[5].dataset.value))")
+    marks = tab.evaluate(f"{first}.map(row => row.cells[5].firstElementChild?.tagName ?? '')")
+    assert sorted(zip(scores, marks, strict=True), reverse=True)[0][1] == "STRONG"
+    assert sorted(marks) == ["", "STRONG", "U"]
+
+
 def test_people_who_do_not_see_get_names(tab: Any) -> None:
     open_all(tab)
     assert tab.evaluate("[...document.images].every(image => image.alt.length > 10)")

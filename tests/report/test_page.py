@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from anomaly_zoo import report
+from anomaly_zoo.callbacks.visualization import write_gallery
 from anomaly_zoo.compare import main
 from anomaly_zoo.report.page import main_shots
-from anomaly_zoo.results import load_all
+from anomaly_zoo.results import load_all, save
 from anomaly_zoo.significance import comparisons
-from tests.runs import THREE_SEEDS, config, failed, run
+from tests.runs import THREE_SEEDS, config, failed, run, scored
 
 
 def outside_scripts(page: Path) -> str:
@@ -40,6 +42,9 @@ def test_figures_are_json_that_plotly_understands(page: Path) -> None:
     # all datasets and each; two costs; one rank diagram per metric; two curves per category
     assert len(found) == 3 + 2 + 2 + 2 * 3
     assert all(figure["data"] for figure in found)
+    for figure in (found[0], found[3]):  # against shots, against seconds; the baseline is named first, as in the tables
+        names = [trace["name"] for trace in figure["data"] if trace.get("name") not in (None, "Pareto front")]
+        assert names == ["patchcore", "coft", "pf"]
     lines = [trace for trace in found[0]["data"] if trace.get("name") in ("coft", "patchcore", "pf")]
     assert [trace["x"] for trace in lines] == [[1, 8]] * 3
 
@@ -48,7 +53,7 @@ def test_a_single_number_of_shots_has_bars(store: Path, tmp_path: Path) -> None:
     only = [result for result in load_all(store) if result.shots == 8]
     html = report.write(only, tmp_path / "r.html", store).read_text(encoding="utf-8")
     first = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[0])
-    assert [trace["x"] for trace in first["data"]] == [["coft"], ["patchcore"], ["pf"]]
+    assert [trace["x"] for trace in first["data"]] == [["patchcore"], ["coft"], ["pf"]]
     assert all(trace["error_y"]["array"][0] > 0 < trace["error_y"]["arrayminus"][0] for trace in first["data"])
     assert "Image AUROC at 8 shots, all datasets, mean over 3 categories" in html
 
@@ -103,3 +108,26 @@ def test_the_command_writes_it_and_says_where(store: Path, tmp_path: Path, capsy
     assert main([str(store), "--report", str(file), "--shots", "8"]) == 0
     assert f"Report: {file} (" in capsys.readouterr().err
     assert file.stat().st_size < 12e6
+
+
+@pytest.mark.slow
+def test_six_datasets_have_a_report_of_12_mb_at_most(tmp_path: Path) -> None:
+    """Four methods on as many categories as six public datasets have, with pictures of real size and much texture."""
+    sizes = {"mvtec_ad": 15, "visa": 12, "mpdd": 6, "btad": 3, "elpv": 2, "magnetic_tile": 1}
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(60, 200, (24, 16, 16, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    pixels = (blocks + rng.normal(scale=6, size=blocks.shape)).astype(np.uint8)
+    for dataset, num_categories in sizes.items():
+        for category in range(num_categories):
+            for method in ("patchcore", "coft", "gaussian", "pf"):
+                one = scored(method, 0, rng.normal(size=160).tolist(), 80, dataset=dataset, category=f"c{category}")
+                save(one, tmp_path)
+                tiles = [
+                    {"path": "/".join(image["path"].split("/")[-3:]), "image": picture, "map": picture[..., 0] / 255.0}
+                    | {"mask": np.pad(np.full((40, 40), 255, np.uint8), 44)}
+                    for image, picture in zip(one.images[60:84], pixels, strict=True)
+                ]
+                write_gallery(one.path_in(tmp_path).with_suffix("") / "gallery", tiles)
+    page = report.write(load_all(tmp_path), tmp_path / "report.html", tmp_path)
+    assert page.read_text(encoding="utf-8").count("data:image/webp") > 800
+    assert 6e6 < page.stat().st_size < 12e6

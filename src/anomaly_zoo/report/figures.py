@@ -5,6 +5,7 @@ Text and axes have no colour here: the page sets them, light or dark.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import floor, log10
 from typing import Any
 
 import plotly.graph_objects as go
@@ -24,6 +25,10 @@ class Look:
     def __init__(self, methods: Sequence[str]) -> None:
         self._place = {method: place for place, method in enumerate(methods)}
 
+    def place(self, method: str) -> int:
+        """Where the method stands among all: figures name them in this order."""
+        return self._place[method]
+
     def colour(self, method: str) -> str:
         """As `#rrggbb`."""
         return COLOURS[self._place[method] % len(COLOURS)]
@@ -40,7 +45,7 @@ class Look:
 def against_shots(levels: Sequence[Level], look: Look) -> go.Figure:
     """Image AUROC against shots with a band from the lower to the upper end of its 95 % interval."""
     figure = go.Figure()
-    for method in dict.fromkeys(level["method"] for level in levels):
+    for method in sorted({level["method"] for level in levels}, key=look.place):
         rows = sorted((level for level in levels if level["method"] == method), key=lambda level: level["shots"])
         shots = [row["shots"] for row in rows]
         red, green, blue = (int(look.colour(method)[place : place + 2], 16) for place in (1, 3, 5))
@@ -73,7 +78,7 @@ def against_shots(levels: Sequence[Level], look: Look) -> go.Figure:
 def at_shots(levels: Sequence[Level], look: Look) -> go.Figure:
     """Image AUROC of every method with its 95 % interval, for a single number of shots."""
     figure = go.Figure()
-    for level in levels:
+    for level in sorted(levels, key=lambda level: look.place(level["method"])):
         figure.add_scatter(
             x=[level["method"]],
             y=[level["mean"]],
@@ -109,11 +114,21 @@ def against_cost(points: Sequence[tuple[str, float, float]], name: str, look: Lo
         line={"color": "#888888", "width": 1, "dash": "dot"},
         hoverinfo="skip",
     )
-    for method, cost, score in points:
+    for method, cost, score in sorted(points, key=lambda point: look.place(point[0])):
         figure.add_scatter(x=[cost], y=[score], name=method, mode="markers", marker=look.marker(method) | {"size": 12})
-    figure.update_xaxes(type="log", title=name)
+    figure.update_xaxes(title=name, **_cost_axis([cost for _, cost, _ in points]))
     figure.update_yaxes(title="image AUROC")
     return _plain(figure)
+
+
+def _cost_axis(costs: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis where the costs differ much, else a plain one."""
+    if not costs or max(costs) < 3 * min(costs):
+        return {}
+    powers = range(floor(log10(min(costs))), floor(log10(max(costs))) + 2)
+    digits = (1, 2, 5) if max(costs) < 50 * min(costs) else (1,)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks], "tickangle": 0}
 
 
 def receiver(curves: dict[str, Curve], look: Look, precision: bool = False) -> go.Figure:
@@ -130,49 +145,35 @@ def critical_difference(table: RankTable, look: Look) -> go.Figure:
     """Mean ranks on one axis, the best on the right; a bar joins methods within the critical difference."""
     figure = go.Figure()
     ranks = sorted(table["mean_ranks"].items(), key=lambda item: item[1])
-    width, height = len(ranks), 0.5
+    width = len(ranks)
     for place, bar in enumerate(cliques([rank for _, rank in ranks], table["critical_difference"])):
         low, high = (ranks[end][1] for end in bar)
-        figure.add_scatter(
-            x=[low - 0.04, high + 0.04],
-            y=[-0.3 - 0.2 * place] * 2,
-            mode="lines",
-            line={"width": 6, "color": "#888888"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    depth = 0.5 + 0.2 * width
+        _line(figure, [low - 0.04, high + 0.04], [-0.3 - 0.2 * place] * 2, {"width": 6, "color": "#888888"})
+    depth, height, margin = 0.5 + 0.2 * width, 0.9, 0.9 * (width - 1)  # the names stand in the margins
     for place, (method, rank) in enumerate(ranks):
         best_half = place < (width + 1) // 2
         down = -depth - height * (place if best_half else width - 1 - place)
-        side = 0.6 if best_half else width + 0.4
-        figure.add_scatter(
-            x=[rank, rank, side],
-            y=[0, down, down],
-            mode="lines+markers",
-            line={"color": look.colour(method), "width": 2},
-            marker=look.marker(method) | {"size": [10, 1, 1]},
-            name=method,
-            showlegend=False,
-        )
-        text = f"{method} {rank:.2f}"
-        anchor = "left" if not best_half else "right"
-        figure.add_annotation(x=side, y=down, text=text, showarrow=False, xanchor=anchor, yanchor="bottom")
-    figure.add_scatter(
-        x=[1, 1 + table["critical_difference"]],
-        y=[0.5, 0.5],
-        mode="lines+markers+text",
-        marker={"symbol": "line-ns-open", "size": 10, "color": "#888888"},
-        line={"width": 2, "color": "#888888"},
-        text=[f"critical difference {table['critical_difference']:.2f}", ""],
-        textposition="top left",
-        showlegend=False,
-        hoverinfo="skip",
-    )
+        side = 0.9 if best_half else width + 0.1
+        line = {"color": look.colour(method), "width": 2}
+        _line(figure, [rank, rank, side], [0.0, down, down], line, marker=look.marker(method) | {"size": [10, 1, 1]})
+        anchor = "left" if best_half else "right"
+        name = f"{method}<br>{rank:.2f}"
+        figure.add_annotation(x=side, y=down, text=name, showarrow=False, xanchor=anchor, align=anchor, xshift=2)
+    ends = [1.0, 1 + table["critical_difference"]]
+    marker = {"symbol": "line-ns-open", "size": 10, "color": "#888888"}
+    _line(figure, ends, [0.5, 0.5], {"width": 2, "color": "#888888"}, marker=marker)
+    distance = f"critical difference {table['critical_difference']:.2f}"
+    figure.add_annotation(x=sum(ends) / 2, y=0.5, text=distance, showarrow=False, yanchor="bottom", yshift=4)
     ticks = list(range(1, width + 1))
-    figure.update_xaxes(range=[width + 1.6, -0.6], side="top", tickvals=ticks, title="mean rank", showgrid=False)
-    figure.update_yaxes(visible=False, range=[-depth - height * ((width + 1) // 2) - 0.2, 1.0])
-    return _plain(figure).update_layout(margin={"t": 64, "b": 12})
+    figure.update_xaxes(range=[max(width, ends[1]) + margin, 1 - margin], side="top", tickvals=ticks, title="mean rank")
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(visible=False, range=[-depth - height * ((width + 1) // 2) + 0.2, 1.2])
+    return _plain(figure).update_layout(margin={"l": 12, "t": 64, "b": 12})
+
+
+def _line(figure: go.Figure, xs: Sequence[float], ys: Sequence[float], line: dict[str, Any], **marker: Any) -> None:
+    mode = "lines+markers" if marker else "lines"
+    figure.add_scatter(x=xs, y=ys, mode=mode, line=line, hoverinfo="skip", showlegend=False, **marker)
 
 
 def cliques(ranks: Sequence[float], distance: float) -> list[tuple[int, int]]:
@@ -195,7 +196,7 @@ def _plain(figure: go.Figure) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 56, "r": 12, "t": 28, "b": 48},
-        legend={"orientation": "h", "y": -0.25},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},  # above, where it meets no title
         hovermode="closest",
     )
     return figure

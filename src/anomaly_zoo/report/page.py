@@ -1,9 +1,10 @@
 """Gathers what the report says and renders it: numbers from the results, pictures from beside them, one template."""
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from anomaly_zoo.report.figures import Look
 from anomaly_zoo.results import Result, write_whole
 from anomaly_zoo.significance import Comparison, Level, RankTable, comparisons, levels, rankings
 from anomaly_zoo.summary import ALL, BASELINE, Summary, protocols, summarise
-from anomaly_zoo.tables import COSTS, METRICS, interval_text, number, p_text, protocol_notes
+from anomaly_zoo.tables import METRICS, costs_of, interval_text, number, p_text, place, protocol_notes
 
 _COSTS = {"adapt_s": "seconds to adapt", "ms_per_image": "ms per image"}
 
@@ -49,7 +50,9 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
     look, shots = Look(methods), main_shots(done)
     at_shots = [run for run in done if run.shots == shots]
     rows, overall = summarise(done, baseline), summarise(at_shots, baseline, "dataset")
-    tests = comparisons(done, baseline)
+    metrics = [name for name in METRICS if any(name in row["metrics"] for row in rows)]
+    costs = costs_of(metrics)
+    tests = {_key(test): test for test in comparisons(done, baseline)}
     ranks = rankings(done, baseline)
     environment = Environment(
         loader=PackageLoader("anomaly_zoo.report"),
@@ -60,6 +63,7 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
     )
     environment.filters["number"] = number
     environment.filters["p"] = p_text
+    environment.filters["heading"] = _heading
     return environment.get_template("page.html.j2").render(
         baseline=baseline,
         methods=[(method, look.colour(method)) for method in methods],
@@ -69,11 +73,12 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         summary=_summary(at_shots, baseline, shots),
         rows=rows,
-        tests={_key(test): test for test in tests},
+        tests=tests,
         key=_key,
         interval=interval_text,
-        metrics=[name for name in METRICS if any(name in row["metrics"] for row in rows)],
-        costs=COSTS,
+        metrics=metrics,
+        costs=costs,
+        places=_places(rows, metrics, costs),
         figures=_figures(done, overall, ranks, look, shots),
         ranks=ranks,
         categories=categories.categories(at_shots, rows, store, look, methods, shots),
@@ -110,21 +115,21 @@ def _one_protocol(done: Sequence[Result], baseline: str) -> dict[str, Any]:
 def _summary(at_shots: Sequence[Result], baseline: str, shots: int) -> list[str]:
     """The main results in sentences, best method first."""
     level = [row for row in levels(at_shots) if row["dataset"] == ALL]
-    sentences = []
-    for row in sorted(level, key=lambda row: -row["mean"]):
-        over = f"over {row['num_categories']} categories" if row["num_categories"] > 1 else "on one category"
-        sentences.append(
-            f"{row['method']}: mean image AUROC {row['mean']:.3f} "
-            f"(95 % interval {interval_text(row['low'], row['high'], '')}) {over} at {shots} shots"
-        )
     cells = {(run.dataset, run.category) for run in at_shots}
     over_all = comparisons(at_shots, baseline, "shots" if len(cells) > 1 else "category")
     gains = {row["method"]: row for row in over_all}
-    for place, sentence in enumerate(sentences):
-        if test := gains.get(sentence.partition(":")[0]):
+    sentences = []
+    for row in sorted(level, key=lambda row: -row["mean"]):
+        over = f"over {row['num_categories']} categories" if row["num_categories"] > 1 else "on one category"
+        sentence = (
+            f"{row['method']}: mean image AUROC {row['mean']:.3f} "
+            f"(95 % interval {interval_text(row['low'], row['high'], '')}) {over} at {shots} shots"
+        )
+        if test := gains.get(row["method"]):
             sure = f"95 % interval {interval_text(test['low'], test['high'])}, Holm p {p_text(test['p_holm'])}"
-            sentences[place] += f"; {test['difference']:+.3f} against {baseline} ({sure})"
-    return [f"{sentence}." for sentence in sentences]
+            sentence += f"; {test['difference']:+.3f} against {baseline} ({sure})"
+        sentences.append(f"{sentence}.")
+    return sentences
 
 
 def _figures(
@@ -142,11 +147,13 @@ def _figures(
         caption = f"Image AUROC {against}, {dataset}, {over}. Intervals: 95 %, bootstrap over test images."
         found.append(as_figure(draw(rows, look), caption))
     last = {row["method"]: row for row in overall}  # the widest average comes last
+    here = levels([run for run in done if run.shots == shots])
+    means = {row["method"]: row["mean"] for row in here if row["dataset"] == ALL}
     for cost, name in _COSTS.items():
         points = [
-            (method, row["metrics"][cost]["mean"], row["metrics"]["image_auroc"]["mean"])
+            (method, row["metrics"][cost]["mean"], means[method])
             for method, row in last.items()
-            if cost in row["metrics"] and "image_auroc" in row["metrics"] and row["metrics"][cost]["mean"] > 0
+            if cost in row["metrics"] and method in means and row["metrics"][cost]["mean"] > 0
         ]
         where = next(iter(last.values()))["dataset"]
         caption = f"Image AUROC against {name} at {shots} shots, {where}. Nothing on the dotted line is beaten in both."
@@ -162,6 +169,23 @@ def _figures(
 
 def _key(row: Summary | Comparison) -> tuple[str, str, int, str]:
     return row["dataset"], row["category"], row["shots"], row["method"]
+
+
+def _places(
+    rows: Sequence[Summary], metrics: Sequence[str], costs: Collection[str]
+) -> dict[tuple[str, str, int, str, str], int]:
+    """1 and 2 for the best and the second best method of a category, by `_key` and metric."""
+    cells: dict[tuple[str, str, int], list[Summary]] = defaultdict(list)
+    for row in rows:
+        cells[row["dataset"], row["category"], row["shots"]].append(row)
+    found = {}
+    for cell, name in product(cells.values(), metrics):
+        means = {row["method"]: row["metrics"][name]["mean"] for row in cell if name in row["metrics"]}
+        for row in cell:
+            key = (*_key(row), name)
+            if row["method"] in means and (won := place(means[row["method"]], [*means.values()], name in costs)):
+                found[key] = won
+    return found
 
 
 def _settings(done: Sequence[Result]) -> list[tuple[str, str]]:
@@ -183,6 +207,12 @@ def _versions(done: Sequence[Result]) -> list[tuple[str, str]]:
 def _support(done: Sequence[Result]) -> list[tuple[str, str, int, int, str]]:
     """Dataset, category, shots, seed and hash of every support list."""
     return sorted({(r.dataset, r.category, r.shots, r.seed, r.support["sha256"][:16]) for r in done})
+
+
+def _heading(name: str) -> Markup:
+    """A long name may go on in the next line after its last underscore."""
+    head, underscore, tail = name.rpartition("_") if len(name) > 8 else ("", "", name)
+    return Markup("{}{}<wbr>{}").format(head, underscore, tail)
 
 
 def _text(name: str) -> Markup:
