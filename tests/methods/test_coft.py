@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_zoo.config import build, resolve
+from anomaly_zoo.config import AnomalyCLI, build, resolve
 from anomaly_zoo.methods.coft import COFT
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
@@ -80,14 +80,30 @@ def test_copies_of_one_image_leave_finite_units(method: COFT) -> None:
     assert method(support(2, 1, seed=1).image).image_score.isfinite().all()
 
 
-def fit(tiny_root: Path, *options: str) -> COFT:
+def cli_of(tiny_root: Path, *options: str, precision: str = "32-true") -> AnomalyCLI:
     data = [f"--data.root={tiny_root}", "--data.category=alpha", "--data.image_size=64", "--data.shots=4"]
-    trainer = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    method = ["support_views=2", "orientations=square", "negatives=[blob]", *options]
+    trainer = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--trainer.precision={precision}"]
+    method = ["support_views=2", "orientations=square", *options]
     cli = build(resolve("coft", [*data, *trainer, *(f"--model.init_args.{option}" for option in method)]))
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    assert isinstance(cli.model, COFT)
-    return cli.model
+    return cli
+
+
+def fit(tiny_root: Path, *options: str) -> COFT:
+    module = cli_of(tiny_root, "negatives=[blob]", *options).model
+    assert isinstance(module, COFT)
+    return module
+
+
+def test_half_precision_gives_the_same_metrics(tiny_root: Path) -> None:
+    runs = [cli_of(tiny_root, "steps=4", precision=precision) for precision in ("32-true", "bf16-mixed")]
+    for cli in runs:
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    full, half = (cli.evaluation.metrics for cli in runs)
+    assert half == pytest.approx(full, abs=0.01)
+    scores = [torch.tensor([image["score"] for image in cli.evaluation.images]) for cli in runs]
+    assert not torch.equal(*scores)
+    assert ((scores[0] - scores[1]).abs() / scores[0]).mean() < 0.02
 
 
 def parameters(module: torch.nn.Module) -> Tensor:

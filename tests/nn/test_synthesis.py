@@ -228,3 +228,11 @@ def test_defects_show_on_real_images(family: Family, category: str, shared_data:
         difference = (negative - image).abs().mean(dim=1)
         changes.append((difference * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)))
     assert (torch.cat(changes) > 0.02).float().mean() >= 0.9
+
+
+def test_autocast_changes_no_pixel() -> None:
+    image = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    plain = synthesize(image, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = synthesize(image, torch.Generator().manual_seed(0))
+    assert all(torch.equal(first, second) for first, second in zip(plain, mixed, strict=True))

@@ -153,10 +153,11 @@ def synthesize(image: Images, generator: Generator, families: Sequence[str] = tu
         raise ValueError(f"families={families!r}: choose one or more of {', '.join(FAMILIES)}.")
     choice = torch.randint(len(families), (len(image),), generator=generator)
     negative, mask = torch.empty_like(image), torch.empty_like(image[:, 0], dtype=torch.bool)
-    for number, name in enumerate(families):
-        chosen = (choice == number).nonzero()[:, 0].to(image.device)
-        if len(chosen):
-            negative[chosen], mask[chosen] = FAMILIES[name](image[chosen], generator)
+    with torch.autocast(image.device.type, enabled=False):  # pixels, not features: the same ones at any precision
+        for number, name in enumerate(families):
+            chosen = (choice == number).nonzero()[:, 0].to(image.device)
+            if len(chosen):
+                negative[chosen], mask[chosen] = FAMILIES[name](image[chosen], generator)
     return negative, mask
 
 
