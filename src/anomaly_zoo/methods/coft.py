@@ -24,6 +24,7 @@ from anomaly_zoo.nn.contrastive import (
 from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
+from anomaly_zoo.nn.patch_pairs import patch_losses
 from anomaly_zoo.nn.student import stages_of
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
 from anomaly_zoo.nn.validation import BestState, HeldOut, held_out_folds, hold_out, instances, separation
@@ -57,6 +58,7 @@ class COFT(AnomalyModule):
         cross_instance_weight: lambda_pp; 0 leaves L_pp out.
         negative_weight: lambda_np; 0 leaves L_np out.
         margin: cosine under which a synthetic negative is far enough from the normal images.
+        patch_loss_weight: of the same losses on patches, with the masks of the negatives; 0 leaves them out.
         negatives: families of synthetic negatives, see `nn/synthesis.py`.
         check_every: steps from one look at the held-out images to the next.
         patience: looks without a gain that end the training; 0 holds nothing out and keeps the last state.
@@ -86,6 +88,7 @@ class COFT(AnomalyModule):
         cross_instance_weight: float = 1.0,
         negative_weight: float = 1.0,
         margin: float = 0.0,
+        patch_loss_weight: float = 0.0,
         negatives: Sequence[str] = tuple(FAMILIES),
         check_every: int = 5,
         patience: int = 2,
@@ -97,11 +100,9 @@ class COFT(AnomalyModule):
         unknown = sorted(set(negatives) - set(FAMILIES))
         if unknown or not negatives:
             raise ValueError(f"negatives={list(negatives)}: choose among {', '.join(FAMILIES)}.")
-        if min(cross_instance_weight, negative_weight, patch_weight, embedding_weight) < 0 or max_patches < 1:
-            raise ValueError(
-                f"{cross_instance_weight=}, {negative_weight=}, {patch_weight=}, {embedding_weight=}, {max_patches=}: "
-                "too small."
-            )
+        weights = (cross_instance_weight, negative_weight, patch_loss_weight, patch_weight, embedding_weight)
+        if min(weights) < 0 or max_patches < 1:
+            raise ValueError(f"weights {weights}, {max_patches=}: need 0 or more, and 1 or more.")
         if check_every < 1 or patience < 0:
             raise ValueError(f"{check_every=}, {patience=}: need >= 1 and >= 0.")
         self.contrast = contrast
@@ -109,6 +110,7 @@ class COFT(AnomalyModule):
         self.cross_instance_weight = cross_instance_weight
         self.negative_weight = negative_weight
         self.margin = margin
+        self.patch_loss_weight = patch_loss_weight
         self.negatives = list(negatives)
         self.check_every = check_every
         self.patience = patience
@@ -150,14 +152,17 @@ class COFT(AnomalyModule):
         has_any = len(trained) > 0
         trained = trained if has_any else torch.arange(1)
         first, second = batch.image[0::2][trained], batch.image[1::2][trained]
-        negative, _ = synthesize(first, self._generator, self.negatives)
-        z1, z2, z_negative = self.projector(self._embed(torch.cat([first, second, negative]))).chunk(3)
+        negative, mask = synthesize(first, self._generator, self.negatives)
+        stages = self.backbone(torch.cat([first, second, negative]))
+        z1, z2, z_negative = self.projector(_embedding(stages)).chunk(3)
         instance = instances(batch.path[0::2])[trained]
         losses = {
             "con": self._contrast(z1, z2),
             "pp": self.cross_instance_weight * cross_instance_loss(z1, z2, instance),
             "np": self.negative_weight * negative_pair_loss(torch.cat([z1, z2]), z_negative, self.margin),
         }
+        if self.patch_loss_weight:
+            losses["patches"] = self.patch_loss_weight * self._patch_loss(stages, mask, instance)
         loss = torch.stack(list(losses.values())).sum() * has_any
         self.log_dict({f"train/{name}": value for name, value in losses.items()} | {"train/loss": loss})
         return loss
@@ -237,8 +242,14 @@ class COFT(AnomalyModule):
         )
         return patch, embedding, stage
 
-    def _embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        return _embedding(self.backbone(image))
+    def _patch_loss(self, stages: list[Tensor], mask: Tensor, instance: Tensor) -> Tensor:
+        """The three losses on the patches of first views and of the negatives made of them, mean over the stages."""
+        by_stage = []
+        for stage in stages:
+            first, _, negative = stage.chunk(3)
+            con, pp, np = patch_losses(first, negative, mask, instance, self.margin)
+            by_stage.append(con + self.cross_instance_weight * pp + self.negative_weight * np)
+        return torch.stack(by_stage).mean()
 
     def _contrast(self, z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]) -> Tensor:
         if self.contrast == "none" or (self.contrast == "infonce" and len(z1) == 1):
