@@ -151,5 +151,5 @@ def test_what_cannot_be_is_refused() -> None:
         COFT(Backbone(weights="none"), negatives=["mud"])
     with pytest.raises(ValueError, match="max_patches=0"):
         COFT(Backbone(weights="none"), max_patches=0)
-    with pytest.raises(ValueError, match="check_every=0, patience=2"):
+    with pytest.raises(ValueError, match="check_every=0, patience=1"):
         COFT(Backbone(weights="none"), check_every=0)

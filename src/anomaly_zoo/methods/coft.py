@@ -91,7 +91,7 @@ class COFT(AnomalyModule):
         patch_loss_weight: float = 0.0,
         negatives: Sequence[str] = tuple(FAMILIES),
         check_every: int = 5,
-        patience: int = 2,
+        patience: int = 1,
         patch_weight: float = 1.0,
         embedding_weight: float = 0.01,
         max_patches: int = 8192,
@@ -170,7 +170,8 @@ class COFT(AnomalyModule):
     def calibrate(self, support: Batch) -> None:
         """Restores the best state; fits the Gaussian, the memories and the spread of every distance to the support."""
         if self._validation is not None:
-            self._check(self._validation)
+            if self._best.num_without_gain < self.patience:
+                self._check(self._validation)
             self.best_step.fill_(self._best.restore(self.backbone))
             self.validation_curve = torch.tensor(self._best.curve, device=self.device)
             self._validation = None

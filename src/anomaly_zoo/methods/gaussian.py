@@ -140,7 +140,8 @@ class GaussianAD(AnomalyModule):
     def calibrate(self, support: Batch) -> None:
         """Restores the best state; fits the Gaussians, the memory and the units of all distances to its features."""
         if self._validation is not None:
-            self._check(self._validation)
+            if self._best.num_without_gain < self.patience:
+                self._check(self._validation)
             self.best_step.fill_(self._best.restore(self.backbone))
             self.validation_curve = torch.tensor(self._best.curve, device=self.device)
             self._validation = None

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from anomaly_zoo.types import Batch
 
 
+MAX_VIEWS = 4
+"""Of every image, unless it is the only one: enough for a check."""
+
+
 def instances(paths: list[str]) -> Int[Tensor, " n"]:
     """Numbers the images that views stem from, by their paths.
 
@@ -82,8 +86,9 @@ def hold_out(support: Batch, make_anomalous: Callable[[Tensor], Float[Tensor, "f
         return None
     images = torch.unique(instance)
     held_out = folds[0]
-    chosen = torch.cat([(instance == i).nonzero()[:: 1 if len(images) == 1 else 2, 0] for i in images])
-    few = torch.zeros_like(held_out).index_fill(0, chosen, True)  # every other view is enough for a check
+    by_image = [(instance == i).nonzero()[:, 0] for i in images]
+    views = [view if len(images) == 1 else view[:: -(-len(view) // MAX_VIEWS)] for view in by_image]
+    few = torch.zeros_like(held_out).index_fill(0, torch.cat(views), True)
     normal, fitted = support.image[held_out & few], ~held_out & few
     owners = zip(support.path, held_out.tolist(), strict=True)
     paths = frozenset(path for path, is_out in owners if is_out and len(images) > 1)
