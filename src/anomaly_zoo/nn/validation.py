@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from anomaly_zoo.types import Batch
 
-
 MAX_VIEWS = 4
 """Of every image, unless it is the only one: enough for a check."""
 
