@@ -1,8 +1,10 @@
 """300 damaged image files and 100 damaged archives: read, or refused by a message that names the file."""
 
 import io
+import struct
 import time
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import cv2
@@ -110,6 +112,26 @@ def test_a_real_bomb(tmp_path: Path) -> None:
     path.write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match=r"bomb\.png"):
         read_image(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(16_384, 8_193), (15_000, 15_000), (60_000, 60_000)])
+def test_huge_images_are_told_by_their_header(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "huge.png"
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDATx", b"IEND")
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ValueError, match=r"huge\.png .*(over|than) the limit of 134217728; cut it into parts"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.tif", "cut.webp", "cut.bmp", "cut.jpg"])
+def test_the_message_is_all_that_is_said(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = write_pil(tmp_path / name, Image.fromarray(SMOOTH)).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=rf"{name} .*damaged"):
+        read_image(tmp_path / name)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
 
 
 def test_huge_files_are_not_opened(tmp_path: Path) -> None:

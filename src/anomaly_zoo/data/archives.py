@@ -119,7 +119,7 @@ def _members(archive: Path, limit: int) -> Iterator[tuple[str, io.BufferedIOBase
         with tarfile.open(fileobj=cast(IO[bytes], _Bounded(content, limit)), mode="r:") as tar:
             for number, member in enumerate(tar):
                 _check_number(number + 1, archive)
-                tar.members.clear()  # else it remembers them all
+                cast(Any, tar).members.clear()  # else it remembers them all
                 if member.isdir():
                     _harmless(member.name, archive)
                 elif member.isreg() and (stream := tar.extractfile(member)) is not None:

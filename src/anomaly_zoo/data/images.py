@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings, in lower case, that count as images; other files are passed over."""
@@ -24,8 +24,10 @@ MAX_FILE_BYTES = 2**31
 """Larger files are not even opened."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_DAMAGED = "it is damaged or cut off; replace or remove it"
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
 _JPEG_MAGIC = b"\xff\xd8"
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file, OpenCV's do not
 _TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
@@ -117,7 +119,7 @@ def _content(path: Path) -> bytes:
 
 def _decode(data: bytes, name: str, flags: int, max_pixels: int) -> np.ndarray:
     """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
-    reason, pixels = "it is damaged or cut off; replace or remove it", None
+    reason, pixels = _DAMAGED, None
     with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
         warnings.simplefilter("ignore")
         try:
@@ -126,6 +128,14 @@ def _decode(data: bytes, name: str, flags: int, max_pixels: int) -> np.ndarray:
                 reason = f"its {width}x{height} pixels are over the limit of {max_pixels}; cut it into parts"
             else:
                 pixels = _decode_pillow(data) if data.startswith(_JPEG_MAGIC) else _decode_opencv(data, flags)
+        except Image.DecompressionBombError:  # far over the limit, so that Pillow does not even tell the size
+            reason = f"it has more pixels than the limit of {max_pixels}; cut it into parts"
+        except UnidentifiedImageError:
+            reason = (
+                f"it is damaged, or none of {', '.join(_FORMATS)}; save it as one of them, or remove it"
+                if data
+                else _DAMAGED
+            )
         except Exception as error:  # Pillow and OpenCV raise a dozen kinds for damaged files, struct.error among them
             reason += f" ({type(error).__name__})" if data else ""
     if pixels is None:
