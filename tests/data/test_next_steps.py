@@ -7,7 +7,7 @@ from anomaly_zoo.data.tree import Files
 
 
 def files(train: int, *others: str) -> Files:
-    places = [f"c/train/good/{number}.png" for number in range(train)] + ["c/region.json", "c/test/good/0.png", *others]
+    places = [f"c/train/good/{number}.png" for number in range(train)] + ["c/test/good/0.png", *others]
     return dict.fromkeys(places, Path("x.png"))
 
 
@@ -30,3 +30,5 @@ def test_without_anomalous_images() -> None:
         "--data.shots 5 --output models/c"
     )
     assert predict == "python -m anomaly_zoo predict --model models/c FOLDER --output found"
+    (only,) = next_steps(Path("sets"), files(5, "c/region.json")).splitlines()
+    assert only.endswith("--data.category c --data.shots 5")  # a model folder cannot hold a region

@@ -4,6 +4,7 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
 from anomaly_zoo.data.tree import Files
 
 _SHOTS = 8
@@ -27,12 +28,16 @@ def next_steps(root: Path, files: Files) -> str:
             return f"make bench METHOD=patchcore SHOTS={shots} ROOT={shlex.quote(str(root))}"
         return f"python -m anomaly_zoo.bench --method patchcore --shots {shots} --root {shlex.quote(str(root))}"
     lines = []
+    regions = {part[0] for part in parts if part[1] in (POLYGON_FILE, MASK_FOLDER)}
     for category in sorted(train):
         model = shlex.quote(f"models/{category}")
-        lines += [
+        fit = (
             "python -m anomaly_zoo fit --config configs/methods/patchcore.yaml "
-            f"--data.root {shlex.quote(str(root))} --data.category {shlex.quote(category)} --data.shots {shots} "
-            f"--output {model}",
-            f"python -m anomaly_zoo predict --model {model} FOLDER --output found",
-        ]
+            f"--data.root {shlex.quote(str(root))} --data.category {shlex.quote(category)} --data.shots {shots}"
+        )
+        if category in regions:  # a model folder cannot hold one
+            lines.append(fit)
+        else:
+            predict = f"python -m anomaly_zoo predict --model {model} FOLDER --output found"
+            lines += [f"{fit} --output {model}", predict]
     return "\n".join(lines)
