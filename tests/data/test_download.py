@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = self.files[name] if manner != "wrong" else self.files[name][::-1]
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and manner != "norange" else 0
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and "range" not in manner else 0
         if wanted and start >= len(data):
             self.send_error(416)
             return
@@ -46,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         rest = data[start:]
+        if manner == "norange-once":  # drops, then sends everything anew
+            manner = "fine" if wanted else "drops"
         self.wfile.write(
             rest[: len(rest) // 2] if manner in ("drops", "liar", "norange") and len(rest) > 50_000 else rest
         )
@@ -118,6 +120,11 @@ def test_a_server_without_ranges_or_with_wrong_ones(server: str, tmp_path: Path)
             fetch(wanted(server, manner), tmp_path)
         assert not (tmp_path / "data.bin").exists()
         assert fetch(wanted(server, manner, "fine"), tmp_path / manner).read_bytes() == DATA
+
+
+def test_a_server_that_begins_anew_is_not_appended(server: str, tmp_path: Path) -> None:
+    assert fetch(wanted(server, "norange-once"), tmp_path).read_bytes() == DATA
+    assert [part for _, part in Handler.asked] == [None, "bytes=150000-"]
 
 
 def test_all_addresses_fail(server: str, tmp_path: Path) -> None:
