@@ -61,6 +61,13 @@ def test_everything_wrong(root: Path) -> None:
     assert passed_over(root, files_of(root)) == ["1 file ending in .heic: no images, passed over"]
 
 
+def test_many_sizes(root: Path) -> None:
+    for number in range(6):
+        write_image(root / "alpha" / "train" / "good" / f"9{number}.png", np.full((50 + number, 50, 3), 9, np.uint8))
+    note = next(note for note in report(root).notes if "sizes" in note)
+    assert note == "7 sizes: 48x48 (15), 50x50 (1), 50x51 (1), 50x52 (1), 50x53 (1) and 2 more"
+
+
 def test_what_is_read_by_nobody(root: Path) -> None:
     alpha = root / "alpha"
     assert passed_over(root, files_of(root)) == broken_links(root) == []

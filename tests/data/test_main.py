@@ -63,6 +63,9 @@ def test_elpv_labels(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "elpv", "--labels", "1/3", "--max-test", "3", "--to", "unsure"]) == 0
     about = json.loads(Path("unsure/source.json").read_text())
     assert about["images"]["mono/test/possibly_defective"] == 3
+    capsys.readouterr()
+    assert main(["prepare", "elpv", "--labels", "1/3", "1", "--max-test", "all", "--to", "whole"]) == 0
+    assert "published with" not in capsys.readouterr().out  # chosen otherwise, not damaged
     assert main(["prepare", "ksdd2", "--labels", "1/3"]) == 2
     assert "--labels is for elpv only" in capsys.readouterr().err
 

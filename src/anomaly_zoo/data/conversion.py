@@ -107,10 +107,10 @@ def differs_from_published(about: About, target: Path) -> str | None:
         target: the conversion.
 
     Returns:
-        The difference in a sentence; None if there is none, or it was thinned out on purpose.
+        The difference in a sentence; None if there is none, or it was thinned out or labelled otherwise on purpose.
     """
     record = json.loads((target / FINISHED).read_text(encoding="utf-8"))
-    if about.published is None or record.get("max_test") is not None:
+    if about.published is None or record.get("max_test") is not None or record.get("labels") is not None:
         return None
     counts: Counter[str] = Counter()
     for folder, number in record["images"].items():

@@ -178,7 +178,9 @@ def _check_region(report: Report, files: dict[str, Path], images: dict[str, Path
 def _summarise(report: Report, seen: _Seen, images: dict[str, Path]) -> None:
     for what, counts in (("sizes", seen.sizes), ("colour modes", seen.modes)):
         (name, paths), *others = sorted(counts.items(), key=lambda item: -len(item[1])) or [("", [])]
-        shown = [f"{name} ({len(paths)})"] + [f"{name} ({len(paths)}, as {paths[0]})" for name, paths in others]
+        few = len(others) < _MAX_SHOWN  # of many there is none that stands out
+        shown = [f"{name} ({len(paths)})"]
+        shown += [f"{name} ({len(paths)}{f', as {paths[0]}' if few else ''})" for name, paths in others]
         more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
         if others:
             report.notes.append(f"{len(counts)} {what}: {', '.join(shown[:_MAX_SHOWN])}{more}")
