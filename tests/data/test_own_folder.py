@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -93,6 +94,10 @@ def test_a_folder_that_changed_is_not_passed_off_as_the_old_one(folder: Path, tm
     target = own_folder.prepare(folder, tmp_path / "datasets" / "bracket")
     shutil.copy(folder / "normal" / "000.png", folder / "normal" / "new.png")
     with pytest.raises(FileExistsError, match=r"bracket was made with num_files=22, not 23: delete it"):
+        own_folder.prepare(folder, target)
+    (folder / "normal" / "new.png").unlink()
+    os.utime(folder / "normal" / "000.png", (4e9, 4e9))
+    with pytest.raises(FileExistsError, match=r"newest_file=20\d\d-.*, not 2096-10-02T07:06:40\+00:00: delete it"):
         own_folder.prepare(folder, target)
 
 

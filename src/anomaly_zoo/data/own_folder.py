@@ -9,6 +9,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 from anomaly_zoo.data.conversion import placed, subfolders
@@ -79,12 +80,13 @@ def prepare(folder: Path | str, target: Path | str, num_train: int | None = None
     """
     folder, target = Path(folder).expanduser(), Path(target).expanduser()
     files = arrange(folder, num_train)
+    newest = max(path.stat().st_mtime for path in files.values() if isinstance(path, Path))
     options = {
         "title": folder.resolve().name,
         "num_train": num_train,
         "max_test": max_test,
         "num_files": len(files),
-        "newest": max(path.stat().st_mtime for path in files.values() if isinstance(path, Path)),
+        "newest_file": datetime.fromtimestamp(newest, timezone.utc).isoformat(),
     }
     if not is_finished(target, options):
         write_tree(target, thin_out(files, max_test), {"source": str(folder.resolve())}, options)
