@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import importlib
 import json
 import shutil
@@ -10,11 +12,13 @@ import pytest
 
 from anomaly_zoo.data import __main__ as command
 from anomaly_zoo.data.__main__ import main, source_names
+from anomaly_zoo.data.download import Download
 from anomaly_zoo.data.mvtec import MVTecDataset
-from tests.data.sources.miniatures import ksdd2
+from tests.data.sources.miniatures import ksdd, ksdd2
+from tests.data.test_download import Handler, server
 from tests.data.test_own_folder import folder
 
-__all__ = ["folder"]
+__all__ = ["folder", "server"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +60,29 @@ def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert f"{image} has changed since the conversion" in shown
     assert "is missing, though checksums.sha256 lists it" in shown
+
+
+def test_from_the_address_to_the_dataset(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw").mkdir()
+    ksdd(tmp_path / "raw")
+    data = Path(shutil.make_archive("published", "zip", tmp_path / "raw")).read_bytes()
+    monkeypatch.setitem(Handler.files, "KolektorSDD.zip", data)
+    source = importlib.import_module("anomaly_zoo.data.sources.ksdd")
+    urls = tuple(f"{server}/{manner}/KolektorSDD.zip" for manner in ("missing", "drops"))
+    download = Download("KolektorSDD.zip", urls, hashlib.sha256(data).hexdigest())
+    monkeypatch.setattr(source, "ABOUT", dataclasses.replace(source.ABOUT, download=download))
+    assert main(["prepare", "ksdd"]) == 0
+    shown = capsys.readouterr().out
+    assert "make bench METHOD=patchcore SHOTS=8 ROOT=datasets/ksdd" in shown
+    assert "\n\n" not in shown
+    assert main(["check", "ksdd"]) == 0
+    assert sorted(path.name for path in Path("datasets").iterdir()) == ["downloads", "ksdd"]
+    asked = len(Handler.asked)
+    shutil.rmtree("datasets/ksdd")
+    assert main(["prepare", "ksdd"]) == 0
+    assert len(Handler.asked) == asked  # what is downloaded stays
 
 
 def test_elpv_labels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> int:
     try:
         source.prepare(target, options.raw, progress=partial(_show, progress), **given)
     finally:
-        if progress.task_ids:
+        if progress.live.is_started:
             progress.stop()
     if difference := differs_from_published(about, target):
         console.print(f"note: {difference}")
@@ -206,7 +206,8 @@ def _progress(console: Console) -> Progress:
 
 def _show(progress: Progress, have: int, total: int) -> None:
     if not progress.task_ids:
-        progress.start()
+        if progress.console.is_interactive:  # a bar in a log is an empty line
+            progress.start()
         progress.add_task("", total=total or None)
     progress.update(progress.task_ids[0], completed=have, total=total or None)
 
