@@ -83,6 +83,11 @@ def test_what_is_outside_has_no_influence_at_all(root: Path, kind: str) -> None:
         np.testing.assert_array_equal(one.region[0, :, 24:], False)
 
 
+def test_a_byte_order_mark_is_no_mistake(root: Path) -> None:
+    (root / "alpha" / "region.json").write_text(json.dumps({"polygons": HALF}), encoding="utf-8-sig")
+    assert Regions(root / "alpha").exist
+
+
 def test_without_regions_nothing_changes(tiny_root: Path) -> None:
     assert not Regions(tiny_root / "alpha").exist
     assert all(

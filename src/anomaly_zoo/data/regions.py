@@ -144,7 +144,7 @@ def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 def _read_polygons(file: Path) -> list[np.ndarray]:
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors put a mark first
         polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in content["polygons"]]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} is no polygon file ({type(error).__name__}: {error}): write {_EXAMPLE}") from error
