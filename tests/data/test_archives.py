@@ -111,10 +111,38 @@ def test_two_files_of_one_name_and_a_file_that_is_a_folder(tmp_path: Path) -> No
         assert_nothing_left(tmp_path, archive)
 
 
-def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_too_many_files_or_folders(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_FILES", 2)
-    with pytest.raises(ArchiveError, match="more than 2 files"):
-        unpack(pack(tmp_path / "set.tar", FILES), tmp_path / "out")
+    with pytest.raises(ArchiveError, match="more than 2 files and folders"):
+        unpack(pack(tmp_path / f"set{suffix}", FILES), tmp_path / "out")
+    archive = tmp_path / "folders.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for _ in range(3):
+            member = tarfile.TarInfo("folder")
+            member.type = tarfile.DIRTYPE
+            tar.addfile(member)
+    with pytest.raises(ArchiveError, match=r"folders\.tar\.gz holds more than 2 files and folders"):
+        unpack(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_folders_without_end(tmp_path: Path, suffix: str) -> None:
+    archive = pack(tmp_path / f"set{suffix}", {"d/" * 1000 + "x.png": b"1"})
+    with pytest.raises(ArchiveError, match=r"set\..* in more than 32 folders: not unpacked"):
+        unpack(archive, tmp_path / "out")
+    assert_nothing_left(tmp_path, archive)
+    unpack(pack(tmp_path / f"fine{suffix}", {"d/" * 31 + "x.png": b"1"}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_members_that_unpack_all_at_once(tmp_path: Path, method: int) -> None:
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w", method) as opened:
+        opened.writestr("zeros.png", bytes(2**20))
+    with pytest.raises(ArchiveError, match=r"set\.zip holds 'zeros\.png', packed in a rare way: unpack it by hand"):
+        unpack(archive, tmp_path / "out")
+    assert_nothing_left(tmp_path, archive)
 
 
 def test_no_archive_at_all(tmp_path: Path) -> None:

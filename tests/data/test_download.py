@@ -1,6 +1,8 @@
 """Downloads from a server of this machine that behaves badly on demand."""
 
+import errno
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from anomaly_zoo.data import download
 from anomaly_zoo.data.archives import ArchiveError, unpack
 from anomaly_zoo.data.download import TRIES, Download, fetch
 from tests.data.test_archives import FILES, content, pack
@@ -32,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = self.files[name] if manner != "wrong" else self.files[name][::-1]
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and manner != "norange" else 0
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and "range" not in manner else 0
         if wanted and start >= len(data):
             self.send_error(416)
             return
@@ -43,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         rest = data[start:]
+        if manner == "norange-once":  # drops, then sends everything anew
+            manner = "fine" if wanted else "drops"
         self.wfile.write(
             rest[: len(rest) // 2] if manner in ("drops", "liar", "norange") and len(rest) > 50_000 else rest
         )
@@ -117,6 +122,11 @@ def test_a_server_without_ranges_or_with_wrong_ones(server: str, tmp_path: Path)
         assert fetch(wanted(server, manner, "fine"), tmp_path / manner).read_bytes() == DATA
 
 
+def test_a_server_that_begins_anew_is_not_appended(server: str, tmp_path: Path) -> None:
+    assert fetch(wanted(server, "norange-once"), tmp_path).read_bytes() == DATA
+    assert [part for _, part in Handler.asked] == [None, "bytes=150000-"]
+
+
 def test_all_addresses_fail(server: str, tmp_path: Path) -> None:
     with pytest.raises(ConnectionError, match=r"data\.bin\. .*missing/data\.bin: 404 .*wrong/.*SHA-256 is wrong"):
         fetch(wanted(server, "missing", "wrong"), tmp_path)
@@ -132,15 +142,56 @@ def test_more_bytes_than_expected_are_not_written(server: str, tmp_path: Path) -
     with pytest.raises(ConnectionError, match="it sends more than the 1000 bytes"):
         fetch(wanted(server, "fine", num_bytes=1000), tmp_path)
     assert len(Handler.asked) <= TRIES
-    assert (tmp_path / "data.bin.part").stat().st_size <= 1000
+    assert not (tmp_path / "data.bin.part").exists()
+
+
+def test_a_link_is_not_written_through(server: str, tmp_path: Path) -> None:
+    for name in ("precious", "new"):
+        folder, other = tmp_path / name, tmp_path / f"{name}.txt"
+        folder.mkdir()
+        if name == "precious":
+            other.write_text("keep me")
+        (folder / "data.bin.part").symlink_to(other)
+        assert fetch(wanted(server, "fine"), folder).read_bytes() == DATA
+        assert not (folder / "data.bin").is_symlink()
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
+    assert not (tmp_path / "new.txt").exists()
+
+
+def test_two_processes_do_not_write_one_file(server: str, tmp_path: Path) -> None:
+    def meanwhile(have: int, total: int) -> None:
+        with pytest.raises(OSError, match=r"another process is downloading .*data\.bin\.part: wait until"):
+            fetch(wanted(server, "fine"), tmp_path)
+
+    assert fetch(wanted(server, "wrong", "drops"), tmp_path, meanwhile).read_bytes() == DATA
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "data.bin"]
+
+
+def test_a_full_disk_is_not_the_line(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*data\.bin\.part: No space left on device; what"):
+        fetch(wanted(server, "fine", "fine"), tmp_path)
+    assert len(Handler.asked) == 1
+    monkeypatch.undo()
+    assert fetch(wanted(server, "fine"), tmp_path).read_bytes() == DATA
+
+
+def test_a_file_of_unknown_size_has_an_end(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_MOST_BYTES", 200_000)
+    with pytest.raises(ConnectionError, match="it sends more than the 200000 bytes"):
+        fetch(wanted(server, "fine", num_bytes=0), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_truncated_archive_is_named(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pack(tmp_path / "whole.tar.gz", FILES).read_bytes()
     cut = whole[: len(whole) // 2]
     monkeypatch.setitem(Handler.files, "set.tar.gz", cut)
-    download = Download("set.tar.gz", (f"{server}/fine/set.tar.gz",), hashlib.sha256(cut).hexdigest())
-    archive = fetch(download, tmp_path / "downloads")
+    cut_off = Download("set.tar.gz", (f"{server}/fine/set.tar.gz",), hashlib.sha256(cut).hexdigest())
+    archive = fetch(cut_off, tmp_path / "downloads")
     with pytest.raises(ArchiveError, match=r"set\.tar\.gz is damaged or cut off .*download it again"):
         unpack(archive, tmp_path / "set")
     assert not (tmp_path / "set").exists()

@@ -121,6 +121,9 @@ def test_text_is_no_image_and_float_pixels_are_refused(tmp_path: Path) -> None:
     text.write_text("hello")
     with pytest.raises(ValueError, match=r"a\.png as an image \(5 bytes\)"):
         read_image(text)
+    Image.fromarray(GREY).save(tmp_path / "b.png", "GIF")
+    with pytest.raises(ValueError, match=r"b\.png .*none of PNG, JPEG, BMP, TIFF, WEBP; save it as one of them"):
+        read_image(tmp_path / "b.png")
     for dtype in (np.float32, np.int32):
         path = write_pil(tmp_path / f"{np.dtype(dtype)}.tif", Image.fromarray(GREY.astype(dtype)))
         with pytest.raises(ValueError, match=rf"has {np.dtype(dtype)} pixels: save it with 8 or 16 unsigned bits"):

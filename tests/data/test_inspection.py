@@ -7,7 +7,8 @@ import pytest
 
 from anomaly_zoo.data.duplicates import near_duplicates, thumbnail
 from anomaly_zoo.data.images import image_files, read_image
-from anomaly_zoo.data.inspection import Report, files_of, inspect, passed_over
+from anomaly_zoo.data.inspection import Report, files_of, inspect
+from anomaly_zoo.data.passed_over import broken_links, passed_over
 from tests.conftest import write_image
 
 
@@ -54,10 +55,51 @@ def test_everything_wrong(root: Path) -> None:
                  "region.json is no polygon file"):  # fmt: skip
         assert sum(part in line for line in found.problems) == 1, part
     assert len(found.problems) == 4
-    for part in ("002_mask.png marks nothing", "2 sizes: 48x48 (12), 600x600 (2)", "2 colour modes: colour (12),",
-                 "1 defects vanish at 256 px (000.png): raise image_size and set tile_px"):  # fmt: skip
+    for part in ("002_mask.png marks nothing", "2 sizes: 48x48 (12), 600x600 (2, as ", "2 colour modes: colour (12),",
+                 "1 defect vanishes at 256 px (000.png): raise image_size and set tile_px"):  # fmt: skip
         assert sum(part in line for line in found.notes) == 1, part
-    assert passed_over(root) == {".heic": 1}
+    assert passed_over(root, files_of(root)) == ["1 file ending in .heic: no images, passed over"]
+
+
+def test_many_sizes(root: Path) -> None:
+    for number in range(6):
+        write_image(root / "alpha" / "train" / "good" / f"9{number}.png", np.full((50 + number, 50, 3), 9, np.uint8))
+    note = next(note for note in report(root).notes if "sizes" in note)
+    assert note == "7 sizes: 48x48 (15), 50x50 (1), 50x51 (1), 50x52 (1), 50x53 (1) and 2 more"
+
+
+def test_what_is_read_by_nobody(root: Path) -> None:
+    alpha = root / "alpha"
+    assert passed_over(root, files_of(root)) == broken_links(root) == []
+    for name in ("validation/0.png", "validation/1.png", "train/good/monday/0.png", ".cache/0.png"):
+        write_image(alpha / name, np.zeros((48, 48), np.uint8))
+    (alpha / "train" / "good" / "gone.png").symlink_to("nowhere.png")
+    assert passed_over(root, files_of(root)) == [
+        f"1 file directly in {alpha}/train/good/monday: passed over, since no images are looked for there",
+        f"2 files directly in {alpha}/validation: passed over, since no images are looked for there",
+    ]
+    assert broken_links(root) == [f"{alpha}/train/good/gone.png is a link to nowhere.png, which is not there"]
+
+
+def test_masks_that_belong_to_no_image(root: Path) -> None:
+    for number in range(7):
+        write_image(root / "alpha" / "ground_truth" / "large" / f"9{number}_mask.png", np.ones((48, 48), np.uint8))
+    notes = report(root).notes
+    assert notes[0].endswith("large/90_mask.png belongs to no image: is its name right?")
+    assert notes[5:] == ["2 more masks belong to no image"]
+
+
+def test_regions_are_read(root: Path) -> None:
+    alpha = root / "alpha"
+    for path in [p for split in ("train", "test") for p in sorted((alpha / split).rglob("*.png"))]:
+        write_image(alpha / "region" / path.relative_to(alpha), np.ones((48, 48), np.uint8))
+    assert report(root).problems == []
+    write_image(alpha / "region" / "test" / "large" / "000.png", np.ones((9, 9), np.uint8))
+    write_image(alpha / "region" / "test" / "large" / "001.png", np.zeros((48, 48), np.uint8))
+    (alpha / "region" / "test" / "large" / "002.png").write_bytes(b"junk")
+    (alpha / "region" / "train" / "good" / "000.png").unlink()
+    parts = ("000.png has no region", "000.png has 9x9 pixels", "001.png holds no pixel", "002.png as an image")
+    assert all(part in problem for part, problem in zip(parts, report(root).problems, strict=True))
 
 
 def test_incomplete_categories(root: Path) -> None:
@@ -107,3 +149,18 @@ def test_a_product_that_always_looks_the_same_raises_no_alarm() -> None:
     assert near_duplicates(thumbnails[:10], thumbnails[10:]) == []
     assert near_duplicates(thumbnails[:10], [*thumbnails[10:], thumbnails[3]]) == [(3, 10)]
     assert near_duplicates([], thumbnails) == []
+
+
+def test_neither_brightness_nor_defects_hide_or_raise_an_alarm() -> None:
+    rng = np.random.default_rng(0)
+    plate = rng.integers(60, 200, (64, 64, 3))
+    images = [
+        np.clip(plate + rng.integers(-10, 10) + rng.normal(0, 8, plate.shape), 0, 255).astype(np.uint8)
+        for _ in range(24)
+    ]
+    for image in images[18:]:
+        image[20:40, 20:40] = 0  # so that most test images are far from all training images
+    thumbnails = [thumbnail(image) for image in images]
+    assert near_duplicates(thumbnails[:14], thumbnails[14:]) == []
+    again = thumbnail((images[3] // 4 * 4).astype(np.uint8))  # fewer grey values
+    assert near_duplicates(thumbnails[:14], [*thumbnails[14:], again]) == [(3, 10)]

@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import importlib
 import json
 import shutil
@@ -10,11 +12,13 @@ import pytest
 
 from anomaly_zoo.data import __main__ as command
 from anomaly_zoo.data.__main__ import main, source_names
+from anomaly_zoo.data.download import Download
 from anomaly_zoo.data.mvtec import MVTecDataset
-from tests.data.sources.miniatures import ksdd2
+from tests.data.sources.miniatures import ksdd, ksdd2
+from tests.data.test_download import Handler, server
 from tests.data.test_own_folder import folder
 
-__all__ = ["folder"]
+__all__ = ["folder", "server"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert shown.count("CC BY-NC-SA 4.0") == 1
     assert "Please cite: Bozic et al." in shown
-    assert "make bench METHOD=patchcore SHOTS=8 ROOT=datasets/ksdd2" in shown
+    assert "make bench METHOD=patchcore SHOTS=4 ROOT=datasets/ksdd2" in shown
     assert main(["prepare", "ksdd2", "--max-test", "1"]) == 0
     assert "Please cite" not in capsys.readouterr().out  # printed once
     assert sum(MVTecDataset(Path("datasets/ksdd2"), "surface", 8).labels) == 1
@@ -58,11 +62,37 @@ def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "is missing, though checksums.sha256 lists it" in shown
 
 
+def test_from_the_address_to_the_dataset(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw").mkdir()
+    ksdd(tmp_path / "raw")
+    data = Path(shutil.make_archive("published", "zip", tmp_path / "raw")).read_bytes()
+    monkeypatch.setitem(Handler.files, "KolektorSDD.zip", data)
+    source = importlib.import_module("anomaly_zoo.data.sources.ksdd")
+    urls = tuple(f"{server}/{manner}/KolektorSDD.zip" for manner in ("missing", "drops"))
+    download = Download("KolektorSDD.zip", urls, hashlib.sha256(data).hexdigest())
+    monkeypatch.setattr(source, "ABOUT", dataclasses.replace(source.ABOUT, download=download))
+    assert main(["prepare", "ksdd"]) == 0
+    shown = capsys.readouterr().out
+    assert "make bench METHOD=patchcore SHOTS=8 ROOT=datasets/ksdd" in shown
+    assert "\n\n" not in shown
+    assert main(["check", "ksdd"]) == 0
+    assert sorted(path.name for path in Path("datasets").iterdir()) == ["downloads", "ksdd"]
+    asked = len(Handler.asked)
+    shutil.rmtree("datasets/ksdd")
+    assert main(["prepare", "ksdd"]) == 0
+    assert len(Handler.asked) == asked  # what is downloaded stays
+
+
 def test_elpv_labels(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("elpv_dataset", reason="needs the package elpv-dataset (extra `embedded`)")
     assert main(["prepare", "elpv", "--labels", "1/3", "--max-test", "3", "--to", "unsure"]) == 0
     about = json.loads(Path("unsure/source.json").read_text())
     assert about["images"]["mono/test/possibly_defective"] == 3
+    capsys.readouterr()
+    assert main(["prepare", "elpv", "--labels", "1/3", "1", "--max-test", "all", "--to", "whole"]) == 0
+    assert "published with" not in capsys.readouterr().out  # chosen otherwise, not damaged
     assert main(["prepare", "ksdd2", "--labels", "1/3"]) == 2
     assert "--labels is for elpv only" in capsys.readouterr().err
 
@@ -71,7 +101,7 @@ def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["check", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert f"python -m anomaly_zoo.data prepare {folder}" in shown
-    assert "make bench METHOD=patchcore SHOTS=8 ROOT=datasets/bracket" in shown
+    assert "make bench METHOD=patchcore SHOTS=5 ROOT=datasets/bracket" in shown
     assert main(["prepare", str(folder)]) == 0
     assert main(["check", "datasets/bracket"]) == 0
     shutil.rmtree(folder / "masks" / "small")
@@ -89,8 +119,13 @@ def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
         (["prepare", "imagenet"], "'imagenet' is neither a dataset (btad, "),
         (["prepare", "mpdd"], "MPDD is not downloaded for you. MPDD: Follow the link"),
         (["prepare", "visa", "--from", "missing.tar"], "there is no missing.tar"),
-        (["prepare", "visa", "--max-test", "few"], "--max-test is 'few': choose a number or all"),
-        (["check", "visa"], "datasets/visa is not there: prepare it first. VisA: Get VisA_20220922.tar"),
+        (["prepare", "visa", "--max-test", "few"], "--max-test is 'few': choose a number from 1, or all"),
+        (["prepare", "visa", "--max-test", "0"], "--max-test is '0': choose a number from 1, or all"),
+        (["prepare", "visa", "--num-train", "3"], "--num-train is for a folder of your own only"),
+        (["check", "visa"], "datasets/visa is not there: prepare it first, python -m anomaly_zoo.data prepare visa."),
+        (["check", "mpdd"], "prepare it first, python -m anomaly_zoo.data prepare mpdd. MPDD: Follow the link"),
+        (["check", ""], "'' is neither a dataset"),
+        (["prepare", ""], "'' is neither a dataset"),
         (["check", "."], ". holds neither normal/ (a folder of your own) nor <category>/train/good/"),
     ],
 )
@@ -100,6 +135,55 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_options_without_effect_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value in (("--from", "x.zip"), ("--labels", "1")):
+        assert main(["prepare", str(folder), option, value]) == 2
+        assert f"error: {option} is for" in capsys.readouterr().err
+
+
+def test_folders_in_no_layout_say_what_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", str(folder)]) == 0
+    images = folder / "normal"
+    (folder.parent / "parts").mkdir()
+    shutil.copytree(images, folder.parent / "parts" / "good")
+    for name, path, message in (
+        ("prepare", "datasets/bracket", "datasets/bracket is in the MVTec layout already"),
+        ("check", "datasets/bracket/bracket", "is a category by itself: pass the folder that holds it, "),
+        ("check", str(images), f"move the normal ones of its 10 images into {images}/normal"),
+        ("prepare", str(images), f"move the normal ones of its 10 images into {images}/normal"),
+        ("check", "parts", "rename parts/good to normal"),
+        ("check", str(images / "000.png"), "000.png is a file: check the folder that holds the dataset"),
+    ):
+        capsys.readouterr()
+        assert main([name, path]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_check_finds_what_prepare_would_refuse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("zz.png", "ZZ.png"):
+        shutil.copy(folder / "anomalous" / "large" / "000.png", folder / "anomalous" / "large" / name)
+    shutil.rmtree(folder / "masks")
+    assert main(["check", str(folder)]) == 1
+    assert "differ in case only: rename one" in capsys.readouterr().out
+    assert main(["prepare", str(folder)]) == 2
+
+
+def test_only_normal_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "anomalous")
+    shutil.rmtree(folder / "masks")
+    (folder / "normal" / "gone.png").symlink_to("nowhere")
+    assert main(["check", str(folder)]) == 1
+    assert "1 problem: mend it first." in capsys.readouterr().out
+    (folder / "normal" / "gone.png").unlink()
+    for arguments in (["check", str(folder)], ["prepare", str(folder)], ["check", "datasets/bracket"]):
+        assert main(arguments) == 0
+        shown = capsys.readouterr().out
+        assert "--data.root datasets/bracket --data.category bracket --data.shots 5 --output models/bracket" in shown
+        assert "make bench" not in shown
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

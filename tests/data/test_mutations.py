@@ -1,8 +1,12 @@
 """300 damaged image files and 100 damaged archives: read, or refused by a message that names the file."""
 
 import io
+import resource
+import struct
+import sys
 import time
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import cv2
@@ -18,6 +22,11 @@ from tests.data.test_images import SMOOTH, write_pil
 
 NUM_IMAGES, NUM_ARCHIVES = 300, 100
 SECONDS_EACH = 5.0  # of the processor; typically a millisecond
+MIB_ALL = 1024  # of all of them; typically 10
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
@@ -67,7 +76,7 @@ def originals(folder: Path) -> list[bytes]:
 
 
 def test_mutated_images(tmp_path: Path) -> None:
-    rng, files = np.random.default_rng(0), originals(tmp_path)
+    rng, files, before = np.random.default_rng(0), originals(tmp_path), peak_mib()
     outcomes = {"read": 0, "refused": 0}
     messages: list[tuple[str, str]] = []
     for number in range(NUM_IMAGES):
@@ -85,6 +94,7 @@ def test_mutated_images(tmp_path: Path) -> None:
                 outcomes["refused"] += 1
             assert time.process_time() - start < SECONDS_EACH
     assert all(name in message for name, message in messages)
+    assert peak_mib() - before < MIB_ALL
     assert min(outcomes.values()) > NUM_IMAGES / 4  # else the mutations are too mild or too wild to test anything
 
 
@@ -112,6 +122,26 @@ def test_a_real_bomb(tmp_path: Path) -> None:
         read_image(path)
 
 
+@pytest.mark.parametrize(("width", "height"), [(16_384, 8_193), (15_000, 15_000), (60_000, 60_000)])
+def test_huge_images_are_told_by_their_header(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "huge.png"
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDATx", b"IEND")
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ValueError, match=r"huge\.png .*(over|than) the limit of 134217728; cut it into parts"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.tif", "cut.webp", "cut.bmp", "cut.jpg"])
+def test_the_message_is_all_that_is_said(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = write_pil(tmp_path / name, Image.fromarray(SMOOTH)).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=rf"{name} .*damaged"):
+        read_image(tmp_path / name)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
 def test_huge_files_are_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "huge.bmp"
     with path.open("wb") as file:
@@ -121,7 +151,7 @@ def test_huge_files_are_not_opened(tmp_path: Path) -> None:
 
 
 def test_mutated_archives(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
+    rng, before = np.random.default_rng(1), peak_mib()
     members = {f"set/{number}.png": rng.bytes(300) + bytes(300) for number in range(8)}
     files = [pack(tmp_path / f"a{suffix}", members).read_bytes() for suffix in (".zip", ".tar", ".tar.gz", ".tar.xz")]
     outcomes = {"unpacked": 0, "refused": 0}
@@ -144,5 +174,6 @@ def test_mutated_archives(tmp_path: Path) -> None:
         assert sorted(case.iterdir()) == expected  # nothing beside the target, and nothing half-done
     assert all(name in message for name, message in messages)
     assert not (tmp_path / "cases" / "set").exists()
+    assert peak_mib() - before < MIB_ALL
     assert outcomes["refused"] > NUM_ARCHIVES / 2
     assert outcomes["unpacked"] > 0

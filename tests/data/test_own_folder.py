@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -94,6 +95,10 @@ def test_a_folder_that_changed_is_not_passed_off_as_the_old_one(folder: Path, tm
     shutil.copy(folder / "normal" / "000.png", folder / "normal" / "new.png")
     with pytest.raises(FileExistsError, match=r"bracket was made with num_files=22, not 23: delete it"):
         own_folder.prepare(folder, target)
+    (folder / "normal" / "new.png").unlink()
+    os.utime(folder / "normal" / "000.png", (4e9, 4e9))
+    with pytest.raises(FileExistsError, match=r"newest_file=20\d\d-.*, not 2096-10-02T07:06:40\+00:00: delete it"):
+        own_folder.prepare(folder, target)
 
 
 def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
@@ -109,3 +114,37 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "normal").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"normal holds no images: put the normal ones there"):
         own_folder.arrange(tmp_path / "empty")
+
+
+def test_a_mask_is_not_shared_by_images_of_two_defects(folder: Path) -> None:
+    for path in image_files(folder / "masks" / "large"):
+        path.rename(folder / "masks" / path.name)
+    shutil.rmtree(folder / "masks" / "small")
+    with pytest.raises(ValueError, match=r"large/000\.png has no mask, though .*add .*masks/large/000\.png"):
+        own_folder.arrange(folder)
+    places = own_folder.arrange(folder, complete=False)
+    assert sorted(place for place in places if "ground_truth" in place) == [
+        f"bracket/ground_truth/unused/00{number}.png" for number in range(3)
+    ]
+
+
+def test_other_files_beside_the_masks(folder: Path) -> None:
+    for name in ("000.json", "._000.png", "notes.txt", "zzz.png"):
+        (folder / "masks" / "large" / name).write_text("{}")
+    places = own_folder.arrange(folder)
+    assert {Path(place).suffix for place in places} == {".png"}
+    assert sum("ground_truth" in place for place in places) == 6
+
+
+def test_normal_images_in_folders_of_their_own(folder: Path) -> None:
+    (folder / "normal").rename(folder / "monday")
+    (folder / "normal").mkdir()
+    (folder / "monday").rename(folder / "normal" / "monday")
+    with pytest.raises(FileNotFoundError, match=r"normal holds no images: move those in .*normal/monday up"):
+        own_folder.arrange(folder)
+
+
+def test_fewer_test_images_with_a_region(folder: Path, tmp_path: Path) -> None:
+    (folder / "region.json").write_text('{"polygons": [[[0, 0], [1, 0], [1, 1]]]}')
+    target = own_folder.prepare(folder, tmp_path / "few" / "bracket", max_test=2)
+    assert len(MVTecDataset(target, "bracket", 32)) == 4

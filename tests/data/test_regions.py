@@ -12,6 +12,7 @@ from anomaly_zoo.data.regions import Regions, paint_outside
 from tests.conftest import write_image
 from tests.data.test_mvtec import batches
 
+HUGE_NUMBER = f'{{"polygons": [[[0, 0], [1, 1], [0, 1{"0" * 400}]]]}}'
 HALF = [[[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]]
 
 
@@ -82,6 +83,11 @@ def test_what_is_outside_has_no_influence_at_all(root: Path, kind: str) -> None:
         np.testing.assert_array_equal(one.region[0, :, 24:], False)
 
 
+def test_a_byte_order_mark_is_no_mistake(root: Path) -> None:
+    (root / "alpha" / "region.json").write_text(json.dumps({"polygons": HALF}), encoding="utf-8-sig")
+    assert Regions(root / "alpha").exist
+
+
 def test_without_regions_nothing_changes(tiny_root: Path) -> None:
     assert not Regions(tiny_root / "alpha").exist
     assert all(
@@ -92,7 +98,15 @@ def test_without_regions_nothing_changes(tiny_root: Path) -> None:
 def test_mistakes_are_named(root: Path) -> None:
     category = root / "alpha"
     image = category / "test" / "large" / "000.png"
-    for content in ("{", '{"polygon": []}', '{"polygons": []}', '{"polygons": [[[0, 0], [1, 1]]]}', "[]", "null"):
+    for content in (
+        "{",
+        '{"polygon": []}',
+        '{"polygons": []}',
+        '{"polygons": [[[0, 0], [1, 1]]]}',
+        "[]",
+        "null",
+        HUGE_NUMBER,
+    ):
         (category / "region.json").write_text(content)
         with pytest.raises(ValueError, match=r"region\.json .*write \{\"polygons\""):
             Regions(category)

@@ -90,3 +90,10 @@ def test_shots_out_of_range(tiny_root: Path, shots: int) -> None:
 def test_negative_seed(tiny_root: Path) -> None:
     with pytest.raises(ValueError, match="seed is -1: choose 0 or more"):
         support_paths(tiny_root, "tiny", "alpha", 1, -1)
+
+
+def test_a_folder_of_ones_own_must_be_prepared(tmp_path: Path) -> None:
+    (tmp_path / "parts" / "bracket" / "normal").mkdir(parents=True)
+    for root in (tmp_path / "parts", tmp_path / "parts" / "bracket"):
+        with pytest.raises(FileNotFoundError, match=r"bracket is .* not prepared yet: .*data prepare .*/bracket$"):
+            support_paths(root, "parts", "bracket", shots=1, seed=0)

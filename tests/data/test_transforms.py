@@ -5,7 +5,16 @@ import sys
 import numpy as np
 import pytest
 
-from anomaly_zoo.data.transforms import dihedral, oriented, resize, resize_mask, support_view, training_view
+from anomaly_zoo.data.transforms import (
+    NUM_SYMMETRIES,
+    dihedral,
+    oriented,
+    resize,
+    resize_mask,
+    support_view,
+    training_view,
+)
+from anomaly_zoo.nn import orientation as search
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -127,3 +136,7 @@ def test_albumentations_comes_late_and_asks_no_network() -> None:
     )
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_the_number_of_symmetries_is_that_of_the_search() -> None:
+    assert NUM_SYMMETRIES == search.NUM_SYMMETRIES  # two constants, so that this package need not import torch

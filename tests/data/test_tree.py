@@ -31,9 +31,10 @@ def test_what_is_written(image: Path, tmp_path: Path) -> None:
     (target / "c/test/good/b.png").write_bytes(b"other")
     assert len(damaged_files(target)) == 1
     assert damaged_files(tmp_path / "source") == []
-    (target / "source.json").write_text("{")
-    with pytest.raises(FileExistsError, match=r"source\.json is damaged .*delete .*set and prepare it again"):
-        is_finished(target, {"max_test": 3})
+    for content in ("{", "[]x", "[1]", "3", "null"):
+        (target / "source.json").write_text(content)
+        with pytest.raises(FileExistsError, match=r"source\.json is damaged .*delete .*set and prepare it again"):
+            is_finished(target, {"max_test": 3})
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,11 @@ def test_thin_out_keeps_masks_and_training_images(image: Path) -> None:
     assert thin_out(files, None) is files
     with pytest.raises(ValueError, match="max_test is 0: choose 1 or more"):
         thin_out(files, 0)
+
+
+def test_thin_out_keeps_the_regions_of_what_it_keeps(image: Path) -> None:
+    images = [f"c/{folder}/{number}.png" for folder in ("train/good", "test/good", "test/hole") for number in range(5)]
+    regions = [place.replace("c/", "c/region/") for place in images]
+    some = thin_out(dict.fromkeys([*images, *regions, "c/region.json"], image), 2)
+    assert len(some) == 2 * (5 + 2 + 2) + 1
+    assert all(place.replace("region/", "") in some for place in some)

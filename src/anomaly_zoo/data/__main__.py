@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pkgutil
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +15,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from anomaly_zoo.data import own_folder, sources
 from anomaly_zoo.data.conversion import About, differs_from_published, how_to_get
-from anomaly_zoo.data.inspection import Report, files_of, inspect, passed_over
-from anomaly_zoo.data.tree import FINISHED, damaged_files
+from anomaly_zoo.data.images import image_files
+from anomaly_zoo.data.inspection import Report, files_of, inspect
+from anomaly_zoo.data.next_steps import next_steps
+from anomaly_zoo.data.passed_over import broken_links, passed_over
+from anomaly_zoo.data.tree import FINISHED, check_places, damaged_files
 
 DATASETS = Path("datasets")
 
@@ -61,6 +65,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _source(name: str) -> ModuleType:
     if name not in source_names():
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():
+            raise ValueError(_no_layout(folder))
         raise ValueError(f"{name!r} is neither a dataset ({', '.join(source_names())}) nor a folder with normal/ in it")
     return importlib.import_module(f"{sources.__name__}.{name}")
 
@@ -78,56 +85,100 @@ def _list(options: argparse.Namespace, console: Console) -> int:
 def _prepare(options: argparse.Namespace, console: Console) -> int:
     folder = Path(options.name).expanduser()
     given = {"max_test": _max_test(options.max_test)} if options.max_test is not None else {}
-    if own_folder.is_own_folder(folder):
+    own = own_folder.is_own_folder(folder)
+    _check_options(options, own)
+    if own:
         target = options.to or DATASETS / folder.resolve().name
         own_folder.prepare(folder, target, options.num_train, **given)
-        console.print(_next_steps(target))
+        console.print(next_steps(target, files_of(target)))
         return 0
     source = _source(options.name)
     about: About = source.ABOUT
     target = options.to or DATASETS / options.name
     if options.labels is not None:
-        if options.name != "elpv":
-            raise ValueError("--labels is for elpv only")
         given["labels"] = options.labels
     if not (target / FINISHED).is_file():
         console.print(f"{about.licence}\nPlease cite: {about.citation}")
-    with _progress(console) as progress:
+    progress = _progress(console)
+    try:
         source.prepare(target, options.raw, progress=partial(_show, progress), **given)
-    difference = differs_from_published(about, target)
-    console.print(f"note: {difference}" if difference else _next_steps(target))
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+    if difference := differs_from_published(about, target):
+        console.print(f"note: {difference}")
+    console.print(next_steps(target, files_of(target)))
     return 0
 
 
 def _check(options: argparse.Namespace, console: Console) -> int:
-    folder = Path(options.name).expanduser()
-    if not folder.is_dir():
-        _source(options.name)
-        folder = DATASETS / options.name
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is not there: prepare it first. {how_to_get(_source(options.name).ABOUT)}"
-            )
+    folder = _folder(options.name)
     own = own_folder.is_own_folder(folder)
-    damaged = damaged_files(folder)
-    reports = list(inspect(own_folder.arrange(folder, complete=False) if own else files_of(folder)))
-    if not reports:
-        raise ValueError(
-            f"{folder} holds neither normal/ (a folder of your own) nor <category>/train/good/ (the MVTec layout)"
-        )
+    files = own_folder.arrange(folder, complete=False) if own else files_of(folder)
+    if not files:
+        raise ValueError(_no_layout(folder))
+    reports = list(inspect(files))
+    problems = damaged_files(folder) + broken_links(folder)
+    if own:
+        try:
+            check_places(files)
+        except ValueError as error:
+            problems.append(str(error))
     for report in reports:
         _print(report, console)
-    for suffix, number in passed_over(folder).items():
-        console.print(f"note: {number} files ending in {suffix or 'nothing'} are no images, and are passed over")
-    for problem in damaged:
+    for note in passed_over(folder, files):
+        console.print(f"note: {note}")
+    for problem in problems:
         console.print(f"problem: {problem}")
-    num_problems = len(damaged) + sum(len(report.problems) for report in reports)
-    if num_problems:
-        console.print(f"{num_problems} problems: mend them first.")
+    number = len(problems) + sum(len(report.problems) for report in reports)
+    if number:
+        console.print("1 problem: mend it first." if number == 1 else f"{number} problems: mend them first.")
         return 1
-    prepare = f"python -m anomaly_zoo.data prepare {folder}\n"
-    console.print((prepare if own else "") + _next_steps(DATASETS / folder.resolve().name if own else folder))
+    if own:
+        console.print(f"python -m anomaly_zoo.data prepare {shlex.quote(str(folder))}")
+    console.print(next_steps(DATASETS / folder.resolve().name if own else folder, files))
     return 0
+
+
+def _folder(name: str) -> Path:
+    """The folder to check."""
+    given = Path(name).expanduser()
+    if name and given.is_dir():
+        return given
+    if given.is_file():
+        raise ValueError(f"{given} is a file: check the folder that holds the dataset")
+    about: About = _source(name).ABOUT
+    if not (DATASETS / name).is_dir():
+        command = f"python -m anomaly_zoo.data prepare {name}"
+        raise FileNotFoundError(
+            f"{DATASETS / name} is not there: prepare it first, {command}. "
+            + ("" if about.download else how_to_get(about))
+        )
+    return DATASETS / name
+
+
+def _no_layout(folder: Path) -> str:
+    """Why a folder is no dataset, and what to do about it."""
+    said = f"{folder} holds neither normal/ (a folder of your own) nor <category>/train/good/ (the MVTec layout)"
+    if files_of(folder):
+        return f"{folder} is in the MVTec layout already: there is nothing to prepare; check it and use it"
+    if (folder / "train" / "good").is_dir():
+        return f"{folder} is a category by itself: pass the folder that holds it, {folder.resolve().parent}"
+    if (folder / "good").is_dir():
+        return f"{said}: rename {folder / 'good'} to normal, and the folder of anomalous images to anomalous"
+    if images := image_files(folder):
+        return f"{said}: move the normal ones of its {len(images)} images into {folder / own_folder.NORMAL}"
+    return said
+
+
+def _check_options(options: argparse.Namespace, own: bool) -> None:
+    """Refuses options that would have no effect."""
+    if options.labels is not None and (own or options.name != "elpv"):
+        raise ValueError("--labels is for elpv only")
+    if options.num_train is not None and not own:
+        raise ValueError("--num-train is for a folder of your own only: a public dataset has its split")
+    if options.raw is not None and own:
+        raise ValueError(f"--from is for public datasets: {options.name} is a folder of your own already")
 
 
 def _print(report: Report, console: Console) -> None:
@@ -140,15 +191,11 @@ def _print(report: Report, console: Console) -> None:
         console.print(f"  problem: {problem}")
 
 
-def _next_steps(target: Path) -> str:
-    return f"make bench METHOD=patchcore SHOTS=8 ROOT={target}"
-
-
 def _max_test(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isdecimal():
-        raise ValueError(f"--max-test is {text!r}: choose a number or all")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--max-test is {text!r}: choose a number from 1, or all")
     return int(text)
 
 
@@ -159,6 +206,8 @@ def _progress(console: Console) -> Progress:
 
 def _show(progress: Progress, have: int, total: int) -> None:
     if not progress.task_ids:
+        if progress.console.is_interactive:  # a bar in a log is an empty line
+            progress.start()
         progress.add_task("", total=total or None)
     progress.update(progress.task_ids[0], completed=have, total=total or None)
 

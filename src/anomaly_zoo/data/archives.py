@@ -20,6 +20,7 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_FILES = 500_000
 """Archives with more members are refused (the largest dataset supported has about 310,000 files)."""
 
+_MAX_DEPTH = 32  # folders in folders: their number is not bounded by the size of the archive
 _RATIO, _SPARE = 50, 100 * 2**20  # images hardly compress, so that only bombs unpack to more
 _MAX_HEADER = 2**24  # tar reads its extended headers at once
 _COMPRESSED: tuple[tuple[bytes, Any], ...] = ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma))
@@ -34,8 +35,8 @@ class ArchiveError(ValueError):
 def unpack(archive: Path, target: Path) -> None:
     """Unpacks a zip or tar archive into a new folder; nothing is left if that fails.
 
-    Links, devices, absolute paths, `..`, encrypted members, more than `MAX_FILES` members, and contents
-    much larger than the archive are refused. Permissions and owners are not taken over.
+    Links, devices, absolute paths, `..`, encrypted members, more than `MAX_FILES` members, folders nested without end,
+    and contents much larger than the archive are refused. Permissions and owners are not taken over.
 
     Args:
         archive: the file.
@@ -78,8 +79,8 @@ def _write_all(archive: Path, building: Path, limit: int) -> None:
         except _DAMAGED as error:
             raise ArchiveError(f"{archive} is damaged or cut off ({error}): download it again") from error
         path = building / _harmless(name, archive)
-        if name.casefold() in names or len(names) >= MAX_FILES:
-            raise ArchiveError(f"{archive} holds {name!r} twice, or more than {MAX_FILES} files: not unpacked")
+        if name.casefold() in names:
+            raise ArchiveError(f"{archive} holds {name!r} twice: not unpacked")
         names.add(name.casefold())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,9 @@ def _members(archive: Path, limit: int) -> Iterator[tuple[str, io.BufferedIOBase
         module = next((module for start, module in _COMPRESSED if magic.startswith(start)), None)
         content = module.open(file) if module else file
         with tarfile.open(fileobj=cast(IO[bytes], _Bounded(content, limit)), mode="r:") as tar:
-            for member in tar:
+            for number, member in enumerate(tar):
+                _check_number(number + 1, archive)
+                cast(Any, tar).members.clear()  # else it remembers them all
                 if member.isdir():
                     _harmless(member.name, archive)
                 elif member.isreg() and (stream := tar.extractfile(member)) is not None:
@@ -132,6 +135,7 @@ def _members(archive: Path, limit: int) -> Iterator[tuple[str, io.BufferedIOBase
 
 def _zip_members(file: io.BufferedReader, archive: Path) -> Iterator[tuple[str, io.BufferedIOBase]]:
     with zipfile.ZipFile(file) as opened:
+        _check_number(len(opened.infolist()), archive)
         for member in opened.infolist():
             mode = member.external_attr >> 16
             if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and stat.S_IFMT(mode):
@@ -139,8 +143,16 @@ def _zip_members(file: io.BufferedReader, archive: Path) -> Iterator[tuple[str, 
             if member.is_dir():
                 _harmless(member.filename, archive)
                 continue
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # zipfile unpacks a block of these at once, however large: 1 kB can become gigabytes of memory
+                raise ArchiveError(f"{archive} holds {member.filename!r}, packed in a rare way: unpack it by hand")
             with opened.open(member) as stream:
                 yield member.filename, cast(io.BufferedIOBase, stream)
+
+
+def _check_number(members: int, archive: Path) -> None:
+    if members > MAX_FILES:  # folders too, since each takes memory
+        raise ArchiveError(f"{archive} holds more than {MAX_FILES} files and folders: not unpacked")
 
 
 def _harmless(name: str, archive: Path) -> PurePosixPath:
@@ -148,6 +160,8 @@ def _harmless(name: str, archive: Path) -> PurePosixPath:
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or ":" in parts[0] or any(ord(mark) < 32 for mark in name):
         raise ArchiveError(f"{archive} holds {name!r}, which leads out of its folder: not unpacked")
+    if len(parts) > _MAX_DEPTH:
+        raise ArchiveError(f"{archive} holds {name[:40]!r}..., in more than {_MAX_DEPTH} folders: not unpacked")
     return PurePosixPath(*parts)
 
 

@@ -3,19 +3,21 @@
 A converter in `sources/` describes its dataset (`About`) and arranges its files; everything else is here.
 """
 
+import csv
 import json
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from anomaly_zoo.data.archives import ARCHIVE_SUFFIXES, unpack
 from anomaly_zoo.data.download import Download, Progress, check, fetch
 from anomaly_zoo.data.images import image_files
 from anomaly_zoo.data.tree import FINISHED, Files, Pixels, is_finished, thin_out, write_tree
 
+_BAD_LIST = (csv.Error, json.JSONDecodeError, UnicodeError, LookupError, TypeError, AttributeError)
 _DEPTH = 3  # folders that authors and unpackers wrap around a dataset
 
 
@@ -77,8 +79,15 @@ def convert(
     try:
         if raw.is_file():
             unpack(raw, unpacked)
-            raw = unpacked
-        files = thin_out(arrange(raw), max_test)
+        try:
+            files = thin_out(arrange(unpacked if raw.is_file() else raw), max_test)
+        except _BAD_LIST as error:
+            shown = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{raw} holds a list that cannot be understood ({shown}): get or unpack it again"
+            ) from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(str(error).replace(str(unpacked), str(raw))) from error
         write_tree(target, files, {"licence": about.licence, "citation": about.citation}, options)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
@@ -98,10 +107,10 @@ def differs_from_published(about: About, target: Path) -> str | None:
         target: the conversion.
 
     Returns:
-        The difference in a sentence; None if there is none, or it was thinned out on purpose.
+        The difference in a sentence; None if there is none, or it was thinned out or labelled otherwise on purpose.
     """
     record = json.loads((target / FINISHED).read_text(encoding="utf-8"))
-    if about.published is None or record.get("max_test") is not None:
+    if about.published is None or record.get("max_test") is not None or record.get("labels") is not None:
         return None
     counts: Counter[str] = Counter()
     for folder, number in record["images"].items():
@@ -142,6 +151,25 @@ def subfolders(parent: Path) -> list[Path]:
         return []
     hidden = (".", "__MACOSX")
     return sorted((p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(hidden)), key=lambda p: p.name)
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file that a list of the dataset names: lists come from strangers, as archives do.
+
+    Args:
+        root: the folder that the list's paths begin in.
+        name: as the list has it.
+
+    Returns:
+        `root / name`.
+
+    Raises:
+        ValueError: it is absolute, or leads out of `root`.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name:
+        raise ValueError(f"a list in {root} names {name!r}, which leads out of it: is it the published one?")
+    return root / path
 
 
 def placed(folder: str, images: Iterable[Path]) -> Iterator[tuple[str, Path]]:

@@ -1,13 +1,20 @@
 """Downloads that survive a bad line: several addresses, resumed where they broke off, and checked by their SHA-256."""
 
+import contextlib
+import errno
 import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: two downloads of one file at once get in each other's way there
+    fcntl = None  # type: ignore[assignment]
 
 Progress = Callable[[int, int], None]
 """Told how many bytes are there, and how many there will be (0 if that is unknown)."""
@@ -16,6 +23,8 @@ TRIES = 4
 """How often an address is asked again after the line broke."""
 
 _TIMEOUT_S = 30.0
+_MOST_BYTES = 2**38  # of a file whose size is unknown; the largest dataset has 33 GB
+_NOT_THE_LINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
 _LOST = (OSError, http.client.HTTPException)  # urllib's errors and time-outs are OSErrors
 
 
@@ -52,6 +61,7 @@ def fetch(wanted: Download, folder: Path, progress: Progress | None = None) -> P
     Raises:
         ValueError: a file of that name is there, but it is another one; or an address is neither http nor https.
         ConnectionError: no address gave the file; says what each of them did.
+        OSError: the folder cannot be written, the disk is full, or another process is downloading the file.
     """
     path, part = folder / wanted.name, folder / f"{wanted.name}.part"
     for url in wanted.urls:
@@ -62,12 +72,13 @@ def fetch(wanted: Download, folder: Path, progress: Progress | None = None) -> P
         return path
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
-    for url in wanted.urls:
-        failure = _fetch_from(url, part, wanted, progress or _silent)
-        if failure is None:
-            part.replace(path)
-            return path
-        failures.append(f"{url}: {failure}")
+    with _claimed(part):
+        for url in wanted.urls:
+            failure = _fetch_from(url, part, wanted, progress or _silent)
+            if failure is None:
+                part.replace(path)
+                return path
+            failures.append(f"{url}: {failure}")
     raise ConnectionError(f"could not download {wanted.name}. {'; '.join(failures)}")
 
 
@@ -98,6 +109,27 @@ def _silent(*numbers: int) -> None:
     """Tells nobody."""
 
 
+@contextlib.contextmanager
+def _claimed(part: Path) -> Iterator[None]:
+    """Makes the file, unless it is there, and keeps other processes from it. A link is removed, never followed."""
+    if part.is_symlink():
+        part.unlink()
+    file = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OSError(f"another process is downloading {part}: wait until it has finished") from error
+            except OSError:  # a file system without locks
+                pass
+        yield
+    finally:
+        os.close(file)
+        if part.is_file() and not part.stat().st_size:
+            part.unlink()
+
+
 def _fetch_from(url: str, part: Path, wanted: Download, progress: Progress) -> str | None:
     """Completes `part` from one address; says what went wrong, None if nothing did."""
     failure = "no answer"
@@ -110,16 +142,18 @@ def _fetch_from(url: str, part: Path, wanted: Download, progress: Progress) -> s
                 failure = "what was there already is not the beginning of the file"
                 if wanted.sha256 == file_sha256(part):
                     return None
-                part.unlink()
+                os.truncate(part, 0)
                 continue
             return f"{error.code} {error.reason}"
         except _LOST as error:
+            if isinstance(error, OSError) and error.errno in _NOT_THE_LINE:
+                raise OSError(f"cannot write {part}: {error.strerror}; what is there already is kept") from error
             failure = f"the line broke ({str(error) or type(error).__name__})"
             continue
         if file_sha256(part) == wanted.sha256:
             return None
         failure = "the file's SHA-256 is wrong"
-        part.unlink()
+        os.truncate(part, 0)  # not removed, since it is claimed
         if not have:
             return failure  # all of it came from this address, which has another file
     return failure
@@ -136,12 +170,13 @@ def _receive(url: str, part: Path, have: int, wanted: Download, progress: Progre
         have = have if resumed else 0
         length = int(answer.headers.get("Content-Length") or 0)
         total = have + length if length else wanted.num_bytes
+        most = wanted.num_bytes or _MOST_BYTES
         with part.open("ab" if resumed else "wb") as file:
             while block := answer.read1(2**20):
                 have += len(block)
-                if wanted.num_bytes and have > wanted.num_bytes:
+                if have > most:
                     file.truncate(0)
-                    raise http.client.HTTPException(f"it sends more than the {wanted.num_bytes} bytes of the file")
+                    raise http.client.HTTPException(f"it sends more than the {most} bytes of the file")
                 file.write(block)
                 progress(have, total)
             file.flush()

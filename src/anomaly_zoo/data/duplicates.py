@@ -35,8 +35,10 @@ def near_duplicates(
 ) -> list[tuple[int, int]]:
     """Pairs of a training and a test image that look like one image.
 
-    They differ by no more than `LARGEST_DIFFERENCE`, and by no more than half of what a test image usually differs from
-    the training image that is nearest to it, so that a product that always looks the same raises no alarm.
+    They differ by no more than `LARGEST_DIFFERENCE`, and by no more than half of what an image usually differs from the
+    training image that is nearest to it (the smaller of the medians over test images, among which defects stand out,
+    and over training images), so that a product that always looks the same raises no alarm; and likewise when their
+    mean grey value is not counted, since two images of such a product may happen to be equally bright.
 
     Args:
         train: thumbnails.
@@ -48,10 +50,23 @@ def near_duplicates(
     if not train or not test:
         return []
     a, b = np.stack(train).astype(np.float64), np.stack(test).astype(np.float64)
-    squared = (a**2).mean(1)[:, None] + (b**2).mean(1) - 2 * (a @ b.T) / a.shape[1]
-    difference = np.sqrt(np.maximum(squared, 0))
-    usual = float(np.median(difference.min(axis=0)))
-    largest = min(LARGEST_DIFFERENCE, max(_OF_USUAL * usual, 1e-3))
-    pairs = np.argwhere(difference <= largest)
+    centred = [values - values.mean(axis=1, keepdims=True) for values in (a, b)]
+    difference = _differences(a, b)
+    pairs = np.argwhere((difference <= _largest(a, b)) & (_differences(*centred) <= _largest(*centred)))
     order = np.argsort(difference[pairs[:, 0], pairs[:, 1]], kind="stable")
     return [(int(i), int(j)) for i, j in pairs[order]]
+
+
+def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Root mean square differences between all rows of `a` and all of `b`."""
+    squared = (a**2).mean(1)[:, None] + (b**2).mean(1) - 2 * (a @ b.T) / a.shape[1]
+    return np.asarray(np.sqrt(np.maximum(squared, 0)))
+
+
+def _largest(train: np.ndarray, test: np.ndarray) -> float:
+    usual = float(np.median(_differences(train, test).min(axis=0)))
+    if len(train) > 1:
+        among = _differences(train, train)
+        np.fill_diagonal(among, np.inf)
+        usual = min(usual, float(np.median(among.min(axis=0))))
+    return min(LARGEST_DIFFERENCE, max(_OF_USUAL * usual, 1e-3))

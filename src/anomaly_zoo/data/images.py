@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings, in lower case, that count as images; other files are passed over."""
@@ -24,9 +24,14 @@ MAX_FILE_BYTES = 2**31
 """Larger files are not even opened."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_DAMAGED = "it is damaged or cut off; replace or remove it"
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
 _JPEG_MAGIC = b"\xff\xd8"
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file, OpenCV's do not
 _TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+
+
+_EIGHT_BITS = ((np.arange(2**16) + 128) // 257).astype(np.uint8)  # a table, since arithmetic takes 12 times the memory
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -82,7 +87,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     """
     pixels = _decode(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, max_pixels)
     if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = _EIGHT_BITS[pixels]
     if pixels.dtype != np.uint8:
         raise ValueError(f"{name} has {pixels.dtype} pixels: save it with 8 or 16 unsigned bits per channel")
     if pixels.ndim == 2:
@@ -117,7 +122,7 @@ def _content(path: Path) -> bytes:
 
 def _decode(data: bytes, name: str, flags: int, max_pixels: int) -> np.ndarray:
     """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
-    reason, pixels = "it is damaged or cut off; replace or remove it", None
+    reason, pixels = _DAMAGED, None
     with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
         warnings.simplefilter("ignore")
         try:
@@ -126,6 +131,14 @@ def _decode(data: bytes, name: str, flags: int, max_pixels: int) -> np.ndarray:
                 reason = f"its {width}x{height} pixels are over the limit of {max_pixels}; cut it into parts"
             else:
                 pixels = _decode_pillow(data) if data.startswith(_JPEG_MAGIC) else _decode_opencv(data, flags)
+        except Image.DecompressionBombError:  # far over the limit, so that Pillow does not even tell the size
+            reason = f"it has more pixels than the limit of {max_pixels}; cut it into parts"
+        except UnidentifiedImageError:
+            reason = (
+                f"it is damaged, or none of {', '.join(_FORMATS)}; save it as one of them, or remove it"
+                if data
+                else _DAMAGED
+            )
         except Exception as error:  # Pillow and OpenCV raise a dozen kinds for damaged files, struct.error among them
             reason += f" ({type(error).__name__})" if data else ""
     if pixels is None:

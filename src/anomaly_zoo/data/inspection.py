@@ -11,7 +11,7 @@ import numpy as np
 from anomaly_zoo.data.conversion import subfolders
 from anomaly_zoo.data.duplicates import near_duplicates, thumbnail
 from anomaly_zoo.data.images import IMAGE_SUFFIXES, image_files, read_image, read_mask
-from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE, Regions
+from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE, Regions, check_region
 from anomaly_zoo.data.transforms import resize_mask
 from anomaly_zoo.data.tree import Files
 
@@ -40,8 +40,9 @@ class Report:
 class _Seen:
     """What was noticed while reading."""
 
-    sizes: Counter[str] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
+    sizes: dict[str, list[Path]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    modes: dict[str, list[Path]] = field(default_factory=dict)
     thumbnails: dict[str, np.ndarray] = field(default_factory=dict)
     vanishing: list[Path] = field(default_factory=list)
 
@@ -86,13 +87,6 @@ def inspect(files: Files) -> Iterator[Report]:
         yield _inspect_category(category, part)
 
 
-def passed_over(folder: Path) -> Counter[str]:
-    """Counts the files that are no images by their suffix: they may have been meant to be some."""
-    known = (*IMAGE_SUFFIXES, ".json", ".txt", ".sha256", ".md", ".csv", ".db")
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return Counter(path.suffix.lower() for path in files if path.suffix.lower() not in known)
-
-
 def _inspect_category(category: str, files: dict[str, Path]) -> Report:
     report, seen = Report(category), _Seen()
     images = {place: path for place, path in files.items() if place.startswith(("train/", "test/"))}
@@ -102,7 +96,12 @@ def _inspect_category(category: str, files: dict[str, Path]) -> Report:
     for place, path in images.items():
         with _noted(report):
             _read(place, path, by_image, bool(masks), report, seen)
-    _check_region(report, files, images)
+    _check_region(report, files, images, seen)
+    of_images = {_stem(place).removeprefix("test/") for place in images}
+    unused = [path for stem, path in by_image.items() if stem not in of_images]
+    report.notes += [f"the mask {path} belongs to no image: is its name right?" for path in unused[:_MAX_SHOWN]]
+    if len(unused) > _MAX_SHOWN:
+        report.notes.append(f"{len(unused) - _MAX_SHOWN} more masks belong to no image")
     _summarise(report, seen, images)
     return report
 
@@ -136,8 +135,9 @@ def _count(report: Report, images: dict[str, Path], masks: dict[str, Path], file
 def _read(place: str, path: Path, masks: dict[str, Path], has_masks: bool, report: Report, seen: _Seen) -> None:
     image = read_image(path)
     height, width = image.shape[:2]
-    seen.sizes[f"{width}x{height}"] += 1
-    seen.modes["grey" if (image == image[..., :1]).all() else "colour"] += 1
+    seen.shapes[place] = (height, width)
+    seen.sizes.setdefault(f"{width}x{height}", []).append(path)
+    seen.modes.setdefault("grey" if (image == image[..., :1]).all() else "colour", []).append(path)
     seen.thumbnails[place] = thumbnail(image)
     defect = place.split("/")[1]
     if not has_masks or defect == "good":
@@ -158,7 +158,7 @@ def _read(place: str, path: Path, masks: dict[str, Path], has_masks: bool, repor
         seen.vanishing.append(path)
 
 
-def _check_region(report: Report, files: dict[str, Path], images: dict[str, Path]) -> None:
+def _check_region(report: Report, files: dict[str, Path], images: dict[str, Path], seen: _Seen) -> None:
     polygons = files.get(POLYGON_FILE)
     masks = {_stem(place).removeprefix(f"{MASK_FOLDER}/"): path for place, path in files.items()
              if place.startswith(f"{MASK_FOLDER}/")}  # fmt: skip
@@ -166,22 +166,32 @@ def _check_region(report: Report, files: dict[str, Path], images: dict[str, Path
         with _noted(report):
             Regions(polygons.parent)
     for place, path in images.items() if masks else ():
-        if _stem(place) not in masks:
+        mask_path = masks.get(f"{_stem(place)}_mask", masks.get(_stem(place)))
+        if mask_path is None:
             report.problems.append(f"{path} has no region, though other images of {report.category} have one")
+            continue
+        with _noted(report):
+            region = read_mask(mask_path)
+            check_region(region, mask_path, path, *seen.shapes.get(place, region.shape))
 
 
 def _summarise(report: Report, seen: _Seen, images: dict[str, Path]) -> None:
     for what, counts in (("sizes", seen.sizes), ("colour modes", seen.modes)):
-        shown = ", ".join(f"{name} ({number})" for name, number in counts.most_common(_MAX_SHOWN))
-        if len(counts) == 1:
-            report.found.append(f"all images {shown.partition(' ')[0]}")
-        elif counts:
-            more = f" and {len(counts) - _MAX_SHOWN} more" if len(counts) > _MAX_SHOWN else ""
-            report.notes.append(f"{len(counts)} {what}: {shown}{more}")
+        (name, paths), *others = sorted(counts.items(), key=lambda item: -len(item[1])) or [("", [])]
+        few = len(others) < _MAX_SHOWN  # of many there is none that stands out
+        shown = [f"{name} ({len(paths)})"]
+        shown += [f"{name} ({len(paths)}{f', as {paths[0]}' if few else ''})" for name, paths in others]
+        more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+        if others:
+            report.notes.append(f"{len(counts)} {what}: {', '.join(shown[:_MAX_SHOWN])}{more}")
+        elif paths:
+            report.found.append(f"all images {name}")
     if seen.vanishing:
         names = ", ".join(path.name for path in seen.vanishing[:_MAX_SHOWN])
+        number = len(seen.vanishing)
         report.notes.append(
-            f"{len(seen.vanishing)} defects vanish at {_IMAGE_SIZE} px ({names}): raise image_size and set tile_px"
+            f"{number} defect{'s vanish' if number > 1 else ' vanishes'} at {_IMAGE_SIZE} px ({names}): "
+            "raise image_size and set tile_px"
         )
     train = [place for place in seen.thumbnails if place.startswith("train/")]
     test = [place for place in seen.thumbnails if place.startswith("test/")]

@@ -26,8 +26,7 @@ from anomaly_zoo.data.draws import SupportDraws, derive_seed
 from anomaly_zoo.data.items import Item, collate, normal_item
 from anomaly_zoo.data.regions import Regions
 from anomaly_zoo.data.support import support_paths, support_sha256
-from anomaly_zoo.data.transforms import resize, support_view
-from anomaly_zoo.nn.orientation import NUM_SYMMETRIES
+from anomaly_zoo.data.transforms import NUM_SYMMETRIES, resize, support_view
 from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.types import Batch
 

@@ -7,11 +7,13 @@
 <folder>/region.json or region/...        the region of interest, see `regions`; optional
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 from anomaly_zoo.data.conversion import placed, subfolders
-from anomaly_zoo.data.images import image_files
+from anomaly_zoo.data.images import IMAGE_SUFFIXES, image_files
 from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
 from anomaly_zoo.data.tree import Files, halves, is_finished, thin_out, write_tree
 
@@ -30,7 +32,8 @@ def arrange(folder: Path, num_train: int | None = None, complete: bool = True) -
     Args:
         folder: see the module.
         num_train: normal images for training, by a fixed draw; the others are for testing. By default one half.
-        complete: whether every image must have its mask and region, where there are any; otherwise gaps are left.
+        complete: whether every image must have its mask and region, where there are any; otherwise gaps are left, and
+            masks that belong to no image come along.
 
     Returns:
         Places and files.
@@ -42,9 +45,9 @@ def arrange(folder: Path, num_train: int | None = None, complete: bool = True) -
     category = folder.resolve().name
     normal = image_files(folder / NORMAL)
     if not normal:
-        raise FileNotFoundError(
-            f"{folder / NORMAL} holds no images: put the normal ones there (png, jpg, bmp, tif, webp)"
-        )
+        deeper = [sub for sub in subfolders(folder / NORMAL) if image_files(sub)]
+        hint = f"move those in {deeper[0]} up" if deeper else "put the normal ones there (png, jpg, bmp, tif, webp)"
+        raise FileNotFoundError(f"{folder / NORMAL} holds no images: {hint}")
     if num_train is not None and not 1 <= num_train <= len(normal):
         raise ValueError(f"num_train is {num_train}: choose 1 to {len(normal)}, the number of normal images")
     train, test = halves(normal, "own", category, num_train=num_train)
@@ -77,12 +80,13 @@ def prepare(folder: Path | str, target: Path | str, num_train: int | None = None
     """
     folder, target = Path(folder).expanduser(), Path(target).expanduser()
     files = arrange(folder, num_train)
+    newest = max(path.stat().st_mtime for path in files.values() if isinstance(path, Path))
     options = {
         "title": folder.resolve().name,
         "num_train": num_train,
         "max_test": max_test,
         "num_files": len(files),
-        "newest": max(path.stat().st_mtime for path in files.values() if isinstance(path, Path)),
+        "newest_file": datetime.fromtimestamp(newest, timezone.utc).isoformat(),
     }
     if not is_finished(target, options):
         write_tree(target, thin_out(files, max_test), {"source": str(folder.resolve())}, options)
@@ -101,22 +105,29 @@ def _defects(folder: Path) -> Iterator[tuple[str, list[Path]]]:
 
 def _masks(folder: Path, category: str, files: dict[str, Path], complete: bool) -> Iterator[tuple[str, Path]]:
     """The masks with their places; none, if the folder has none."""
-    found = {path.relative_to(folder / MASKS): path for path in sorted((folder / MASKS).rglob("*")) if path.is_file()}
-    by_name = {place.with_name(place.stem.removesuffix("_mask")): path for place, path in found.items()}
-    for place, image in list(files.items()) if found else ():
-        _, split, defect, _ = place.split("/")
-        if split == "train" or defect == "good":
-            continue
+    paths = [path for path in sorted((folder / MASKS).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    masks = {path.relative_to(folder / MASKS).with_name(path.stem.removesuffix("_mask")): path for path in paths}
+    images = {place: image for place, image in files.items() if image.is_relative_to(folder / ANOMALOUS)}
+    stems = Counter(image.stem for image in images.values())
+    unused = set(masks)
+    for place, image in images.items() if masks else ():
+        defect = place.split("/")[2]
         name = image.relative_to(folder / ANOMALOUS).with_suffix("")
-        mask = by_name.get(name, by_name.get(Path(name.name)))
+        if name not in masks and stems[image.stem] == 1:  # else it may be the mask of another defect's image
+            name = Path(image.stem)
+        mask = masks.get(name)
+        unused.discard(name)
         if mask is None and not complete:
             continue
         if mask is None:
+            name = image.relative_to(folder / ANOMALOUS).with_suffix("")
             raise ValueError(
                 f"{image} has no mask, though {folder / MASKS} holds some: add {folder / MASKS / f'{name}.png'} "
                 f"(or move {folder / MASKS} away to score images only)"
             )
         yield f"{category}/ground_truth/{defect}/{image.stem}_mask{mask.suffix}", mask
+    for name in sorted(unused) if not complete else ():
+        yield f"{category}/ground_truth/unused/{name.as_posix()}{masks[name].suffix}", masks[name]
 
 
 def _regions(folder: Path, category: str, files: dict[str, Path], complete: bool) -> Iterator[tuple[str, Path]]:

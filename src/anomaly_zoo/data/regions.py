@@ -70,13 +70,7 @@ class Regions:
         else:
             source = self.mask_path(image_path)
             region = read_mask(source)
-            if region.shape != (height, width):
-                raise ValueError(
-                    f"the region {source} has {region.shape[1]}x{region.shape[0]} pixels, but its image {image_path} "
-                    f"has {width}x{height}: save it in the size of the image"
-                )
-        if not region.any():
-            raise ValueError(f"the region {source} holds no pixel of {image_path}: nothing of the image would count")
+        check_region(region, source, image_path, height, width)
         return region
 
     def mask_path(self, image_path: Path) -> Path:
@@ -95,6 +89,28 @@ class Regions:
                 f"(or move {self.category / MASK_FOLDER} away to let every pixel count)"
             )
         return found
+
+
+def check_region(region: Bool[np.ndarray, "h w"], source: Path, image_path: Path, height: int, width: int) -> None:
+    """Checks that a region is one of its image.
+
+    Args:
+        region: True where the product is.
+        source: where it was read from.
+        image_path: its image.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Raises:
+        ValueError: it has another size, or is empty.
+    """
+    if region.shape != (height, width):
+        raise ValueError(
+            f"the region {source} has {region.shape[1]}x{region.shape[0]} pixels, but its image {image_path} "
+            f"has {width}x{height}: save it in the size of the image"
+        )
+    if not region.any():
+        raise ValueError(f"the region {source} holds no pixel of {image_path}: nothing of the image would count")
 
 
 def paint_outside(image: UInt8[np.ndarray, "h w 3"], region: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -128,9 +144,9 @@ def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 def _read_polygons(file: Path) -> list[np.ndarray]:
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors put a mark first
         polygons = [[(float(x), float(y)) for x, y in polygon] for polygon in content["polygons"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} is no polygon file ({type(error).__name__}: {error}): write {_EXAMPLE}") from error
     numbers = [number for polygon in polygons for corner in polygon for number in corner]
     if not polygons or min(map(len, polygons)) < 3 or not all(math.isfinite(n) and 0 <= n <= 1 for n in numbers):

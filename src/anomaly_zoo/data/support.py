@@ -8,6 +8,8 @@ import numpy as np
 
 from anomaly_zoo.data.images import image_files
 
+_PREPARE = "{0} is a folder of images that is not prepared yet: python -m anomaly_zoo.data prepare {0}"
+
 
 def seeded_permutation(count: int, *key: str | int) -> list[int]:
     """Permutes 0 .. count - 1, the same way on every platform and with every version of NumPy.
@@ -51,11 +53,18 @@ def category_folder(root: Path, category: str) -> Path:
         return root / category
     if (root / "train").is_dir():
         hint = f"{root} is itself a category: pass its parent as root and {root.resolve().name!r} as category"
+    elif _is_raw(root):
+        hint = _PREPARE.format(root)
     elif categories:
         hint = f"choose one of {', '.join(categories)}"
     else:
         hint = "the folder holds no category at all; is the dataset unpacked?"
     raise FileNotFoundError(f"no category {category!r} in {root}: {hint}")
+
+
+def _is_raw(folder: Path) -> bool:
+    """Whether it is a folder of the user's own (see `own_folder`) that was not prepared."""
+    return (folder / "normal").is_dir() and not (folder / "train").is_dir()
 
 
 def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int) -> list[Path]:
@@ -80,6 +89,8 @@ def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int
     folder = category_folder(root, category) / "train" / "good"
     files = image_files(folder)
     if not files:
+        if _is_raw(root / category):
+            raise FileNotFoundError(_PREPARE.format(root / category))
         found = "holds no images" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} {found}: put the normal training images there (png, jpg, bmp, tif or webp)")
     if not 1 <= shots <= len(files):

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from anomaly_zoo.nn.orientation import NUM_SYMMETRIES
+NUM_SYMMETRIES = 8
+"""Orientations without interpolation (see `oriented`). As in `nn.orientation`, which would import torch: a second."""
 
 _PHOTOMETRIC = {"brightness": (0.9, 1.1), "contrast": (0.9, 1.1), "saturation": (0.9, 1.1), "hue": (-0.02, 0.02)}
 

@@ -49,8 +49,8 @@ def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
     marker = target / FINISHED
     if marker.is_file():
         try:
-            about = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError as error:
+            about = dict(json.loads(marker.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
             raise FileExistsError(f"{marker} is damaged ({error}): delete {target} and prepare it again") from error
         for name, wanted in json.loads(json.dumps(options)).items():
             found = about.get(name)
@@ -173,9 +173,9 @@ def thin_out(files: Files, max_test: int | None) -> Files:
         raise ValueError(f"max_test is {max_test}: choose 1 or more, or None for every image")
     groups: dict[tuple[str, bool], list[str]] = {}
     for place in files:
-        category, split, folder = PurePosixPath(place).parts[:3]
+        category, split, *rest = PurePosixPath(place).parts
         if split == "test":
-            groups.setdefault((category, folder == "good"), []).append(place)
+            groups.setdefault((category, rest[0] == "good"), []).append(place)
     dropped: set[tuple[str, ...]] = set()
     for (category, normal), places in groups.items():
         ordered = sorted(places)
@@ -185,12 +185,13 @@ def thin_out(files: Files, max_test: int | None) -> Files:
 
 
 def _image_key(place: str) -> tuple[str, ...]:
-    """Category, defect and name, the same for a test image and its mask."""
+    """Category, defect and name, the same for a test image, its mask and its region."""
     path = PurePosixPath(place)
-    if path.parts[1] not in ("test", "ground_truth"):
+    parts = path.parts[:1] + path.parts[2:] if path.parts[1:3] == ("region", "test") else path.parts
+    if parts[1] not in ("test", "ground_truth"):
         return path.parts
-    stem = path.stem.removesuffix("_mask") if path.parts[1] == "ground_truth" else path.stem
-    return path.parts[0], *path.parts[2:-1], stem
+    stem = path.stem.removesuffix("_mask") if parts[1] == "ground_truth" else path.stem
+    return parts[0], *parts[2:-1], stem
 
 
 def _build(building: Path, files: Files) -> None:

@@ -156,3 +156,44 @@ def test_real_magnetic_tiles(shared_data: Path, tmp_path: Path) -> None:
         if mask_path is not None:
             assert not mask_path.is_symlink()
             assert read_mask(mask_path).shape == read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("name", ["../secret.JPG", "/etc/secret.JPG", "C:\\secret.JPG", "a\\..\\..\\secret.JPG"])
+def test_lists_cannot_name_files_elsewhere(name: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "secret.JPG", picture())
+    for source in ("visa", "real_iad"):
+        (tmp_path / source).mkdir()
+        MINIATURES[source](tmp_path / source)
+    (tmp_path / "visa" / "split_csv" / "1cls.csv").write_text(
+        f"object,split,label,image,mask\nx,train,normal,{name},\n"
+    )
+    for file in (tmp_path / "real_iad").rglob("mint.json"):
+        entry = {"anomaly_class": "OK", "image_path": name, "mask_path": None}
+        file.write_text(json.dumps({"train": [entry], "test": []}))
+    for source in ("visa", "real_iad"):
+        with pytest.raises(ValueError, match="which leads out of it"):
+            importlib.import_module(f"anomaly_zoo.data.sources.{source}").prepare(tmp_path / "out", tmp_path / source)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("real_iad", "mint.json", b"{"),
+        ("real_iad", "mint.json", b"[]"),
+        ("real_iad", "mint.json", b'{"train": 3}'),
+        ("real_iad", "mint.json", b"\xff\xfe{}"),
+        ("visa", "1cls.csv", b"\xff\xfe\n\n"),
+        ("visa", "1cls.csv", b"object,split,label,image,mask\n" + b"x" * 200_000),
+        ("visa", "1cls.csv", b"object,split\nx,train\n"),
+        ("dagm", "Labels.txt", b"\xff\xfe\n"),
+    ],
+)
+def test_damaged_lists_are_named(name: str, file: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    MINIATURES[name](tmp_path / "raw")
+    for path in (tmp_path / "raw").rglob(file):
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"raw.* (holds a list that cannot be|has a line that is not) understood"):
+        importlib.import_module(f"anomaly_zoo.data.sources.{name}").prepare(tmp_path / "out", tmp_path / "raw")
+    assert not (tmp_path / "out").exists()

@@ -32,7 +32,7 @@ def arrange(folder: Path) -> Files:
     root = locate(folder, "train/*_GT.png", "test/*_GT.png")
     files: dict[str, Path | Pixels] = {}
     for split in ("train", "test"):
-        images = [image for image in image_files(root / split) if not image.stem.endswith("_GT")]
+        images = [image for image in image_files(root / split) if "_GT" not in image.stem]  # nor copies of masks
         pairs = [(image, image.with_name(f"{image.stem}_GT.png")) for image in images]
         anomalous = {image: mask for image, mask in pairs if read_mask(mask).any()}
         files.update(placed(f"{CATEGORY}/{split}/good", (image for image in images if image not in anomalous)))

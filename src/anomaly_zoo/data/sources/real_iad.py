@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_zoo.data.conversion import About, convert, locate, with_masks
+from anomaly_zoo.data.conversion import About, convert, inside, locate, with_masks
 from anomaly_zoo.data.download import Progress
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.tree import Files, Pixels
@@ -50,12 +50,13 @@ def arrange(folder: Path) -> Files:
 
 
 def _entry(category: str, split: str, entry: dict[str, Any], images: Path, normal: str) -> dict[str, Path | Pixels]:
-    image = images / entry["image_path"]
+    image = inside(images, entry["image_path"])
     if entry["anomaly_class"] == normal:
         return {f"{category}/{split}/good/{image.name}": image}
     if split == "train":
         return {}  # some of its splits train on noisy images
-    mask = images / entry["mask_path"] if entry.get("mask_path") else lambda: np.zeros_like(read_image(image)[..., 0])
+    listed = entry.get("mask_path")
+    mask = inside(images, listed) if listed else lambda: np.zeros_like(read_image(image)[..., 0])
     return dict(with_masks(category, entry["anomaly_class"], [(image, mask)]))
 
 

@@ -9,7 +9,7 @@ Zou et al., "SPot-the-Difference Self-Supervised Pre-training for Anomaly Detect
 import csv
 from pathlib import Path
 
-from anomaly_zoo.data.conversion import About, convert, locate, with_masks
+from anomaly_zoo.data.conversion import About, convert, inside, locate, with_masks
 from anomaly_zoo.data.download import Download, Progress
 from anomaly_zoo.data.tree import Files, Pixels
 
@@ -30,6 +30,7 @@ ABOUT = About(
 
 SPLIT = "split_csv/1cls.csv"
 DEFECT = "anomalous"
+_KINDS = {("normal", "train"), ("normal", "test"), ("anomaly", "test")}
 _COLUMNS = {"object", "split", "label", "image", "mask"}
 
 
@@ -39,11 +40,11 @@ def arrange(folder: Path) -> Files:
     files: dict[str, Path | Pixels] = {}
     with (root / SPLIT).open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if not row.keys() >= _COLUMNS or row["label"] not in ("normal", "anomaly"):
+            if not row.keys() >= _COLUMNS or (row["label"], row["split"]) not in _KINDS:
                 raise ValueError(f"{root / SPLIT} has a line that is not understood: {dict(row)}")
-            image = root / row["image"]
+            image = inside(root, row["image"])
             if row["label"] == "anomaly":
-                files.update(with_masks(row["object"], DEFECT, [(image, root / row["mask"])]))
+                files.update(with_masks(row["object"], DEFECT, [(image, inside(root, row["mask"]))]))
             else:
                 files[f"{row['object']}/{row['split']}/good/{image.name}"] = image
     return files

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from anomaly_zoo.data.next_steps import next_steps
+from anomaly_zoo.data.tree import Files
+
+
+def files(train: int, *others: str) -> Files:
+    places = [f"c/train/good/{number}.png" for number in range(train)] + ["c/test/good/0.png", *others]
+    return dict.fromkeys(places, Path("x.png"))
+
+
+@pytest.mark.parametrize(
+    ("root", "train", "expected"),
+    [
+        ("sets/a", 20, "make bench METHOD=patchcore SHOTS=8 ROOT=sets/a"),
+        ("sets/a", 3, "make bench METHOD=patchcore SHOTS=3 ROOT=sets/a"),
+        ("my sets", 9, "python -m anomaly_zoo.bench --method patchcore --shots 8 --root 'my sets'"),
+    ],
+)
+def test_with_anomalous_images(root: str, train: int, expected: str) -> None:
+    assert next_steps(Path(root), files(train, "c/test/hole/0.png")) == expected
+
+
+def test_without_anomalous_images() -> None:
+    fit, predict = next_steps(Path("my sets"), files(5)).splitlines()
+    assert fit == (
+        "python -m anomaly_zoo fit --config configs/methods/patchcore.yaml --data.root 'my sets' --data.category c "
+        "--data.shots 5 --output models/c"
+    )
+    assert predict == "python -m anomaly_zoo predict --model models/c FOLDER --output found"
+    (only,) = next_steps(Path("sets"), files(5, "c/region.json")).splitlines()
+    assert only.endswith("--data.category c --data.shots 5")  # a model folder cannot hold a region
