@@ -81,8 +81,8 @@ def measure(
     cli.trainer.callbacks.insert(0, looks)  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     assert isinstance(cli.model, GaussianAD)
-    step, validation = cli.model.validation_curve.T.tolist()
-    return {"step": step, "validation": validation, "chosen": int(cli.model.best_step), **looks.metrics}
+    step, validation = cli.model.stop.curve.T.tolist()
+    return {"step": step, "validation": validation, "chosen": int(cli.model.stop.best_step), **looks.metrics}
 
 
 class _Looks(L.Callback):

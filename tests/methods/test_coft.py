@@ -112,22 +112,22 @@ def parameters(module: torch.nn.Module) -> Tensor:
 
 def test_training_that_forgets_is_stopped_and_undone(tiny_root: Path) -> None:
     forgot = fit(tiny_root, "steps=30", "check_every=1", "learning_rate=1.0", "patience=2")
-    assert len(forgot.validation_curve) < 10
-    assert forgot.best_step < 6
+    assert len(forgot.stop.curve) < 10
+    assert forgot.stop.best_step < 6
     kept = fit(tiny_root, "steps=3", "learning_rate=1.0", "patience=0")
     assert not torch.equal(parameters(kept.backbone), parameters(Backbone()))
-    assert kept.validation_curve.numel() == 0
+    assert kept.stop.curve.numel() == 0
 
 
 def test_what_the_negatives_show_to_be_better_is_kept(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rising = iter(range(100))
     monkeypatch.setattr("anomaly_zoo.methods.coft.separation", lambda *_: torch.tensor(float(next(rising))))
     tuned = fit(tiny_root, "steps=4", "check_every=2", "learning_rate=0.001")
-    assert tuned.best_step == 4
-    assert tuned.validation_curve[:, 0].tolist() == [0, 2, 4]
+    assert tuned.stop.best_step == 4
+    assert tuned.stop.curve[:, 0].tolist() == [0, 2, 4]
     monkeypatch.undo()
     last = fit(tiny_root, "steps=4", "check_every=2", "learning_rate=0.001", "patience=9")
-    assert last.validation_curve[:, 0].tolist() == [0, 2, 4]
+    assert last.stop.curve[:, 0].tolist() == [0, 2, 4]
     assert torch.equal(parameters(tuned.projector), parameters(last.projector))  # trained alike, chosen otherwise
 
 
@@ -135,13 +135,13 @@ def test_held_out_images_teach_nothing(method: COFT) -> None:
     method.steps = 1
     normal = support(num_images=4, views=2)
     method.prepare(normal)
-    assert method._validation is not None
-    held_out = [path in method._validation.paths for path in normal.path]
+    assert method.stop.held_out is not None
+    held_out = [path in method.stop.held_out.paths for path in normal.path]
     assert sum(held_out) == 2
     method.log_dict = method.log = lambda *_, **__: None  # type: ignore[method-assign,assignment] # there is no trainer
-    method._check = lambda _: method._best.check(method.backbone, 0, torch.zeros(2))  # type: ignore[method-assign,assignment]
+    method._check = lambda: 0.0  # type: ignore[method-assign]
     some = torch.tensor(held_out)
-    alone = Batch(normal.image[some], normal.mask[some], normal.label[some], [*method._validation.paths] * 2)
+    alone = Batch(normal.image[some], normal.mask[some], normal.label[some], [*method.stop.held_out.paths] * 2)
     assert method.training_step(alone, 0) == 0
     assert method.training_step(normal, 0) != 0
 

@@ -102,31 +102,31 @@ def parameters(module: torch.nn.Module) -> Tensor:
 
 def test_the_best_state_is_restored(tiny_root: Path) -> None:
     tuned = fit(tiny_root, "steps=4", "check_every=2", "learning_rate=0.01", "patience=9")
-    assert tuned.validation_curve[:, 0].tolist() == [0, 2, 4]
-    curve = dict(tuned.validation_curve.tolist())
-    assert curve[float(tuned.best_step)] >= curve[0]  # the best one but for noise, see `BestState`
-    again = fit(tiny_root, f"steps={int(tuned.best_step)}", "learning_rate=0.01", "patience=0")
-    if tuned.best_step == 0:
+    assert tuned.stop.curve[:, 0].tolist() == [0, 2, 4]
+    curve = dict(tuned.stop.curve.tolist())
+    assert curve[float(tuned.stop.best_step)] >= curve[0]  # the best one but for noise, see `SupportStop`
+    again = fit(tiny_root, f"steps={int(tuned.stop.best_step)}", "learning_rate=0.01", "patience=0")
+    if tuned.stop.best_step == 0:
         assert torch.equal(parameters(tuned.backbone), parameters(Backbone()))
-    assert tuned.best_step == 0 or torch.equal(parameters(tuned.backbone), parameters(again.backbone))
+    assert tuned.stop.best_step == 0 or torch.equal(parameters(tuned.backbone), parameters(again.backbone))
 
 
 def test_patience_ends_the_training(tiny_root: Path) -> None:
     destroyed = fit(tiny_root, "steps=50", "check_every=1", "learning_rate=1.0", "patience=2")
-    assert len(destroyed.validation_curve) <= 6
-    assert destroyed.best_step < 4
+    assert len(destroyed.stop.curve) <= 6
+    assert destroyed.stop.best_step < 4
 
 
 def test_held_out_images_teach_nothing(tiny_root: Path) -> None:
     adapted = method(steps=1)
     normal = support(num_images=4, views=2)
     adapted.prepare(normal)
-    assert adapted._validation is not None
-    assert len(adapted._validation.paths) == 1
-    held_out = [path in adapted._validation.paths for path in normal.path]
+    assert adapted.stop.held_out is not None
+    assert len(adapted.stop.held_out.paths) == 1
+    held_out = [path in adapted.stop.held_out.paths for path in normal.path]
     assert sum(held_out) == 2
     adapted.log_dict = adapted.log = lambda *_, **__: None  # type: ignore[method-assign,assignment] # there is no trainer
-    adapted._check = lambda _: adapted._best.check(adapted.backbone, 0, torch.tensor([0.5]))  # type: ignore[method-assign,assignment]
+    adapted._check = lambda: 0.0  # type: ignore[method-assign]
     some = torch.tensor(held_out)
     alone = Batch(
         normal.image[some],

@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from anomaly_zoo.nn.validation import BestState, held_out_folds, instances, separation
+from anomaly_zoo.nn.validation import SupportStop, held_out_folds, instances, separation
 
 
 def test_every_view_is_held_out_once_with_the_other_views_of_its_image() -> None:
@@ -33,27 +33,32 @@ def test_separation_is_the_area_under_the_roc_curve(seed: int) -> None:
 
 
 def test_the_first_of_the_best_states_comes_back() -> None:
-    network = torch.nn.Linear(1, 1, bias=False)
-    best = BestState()
-    for step, score in enumerate([0.5, 0.75, 0.75, 0.625]):
+    network, stop = torch.nn.Linear(1, 1, bias=False), SupportStop(check_every=1, patience=3)
+    spent = []
+    for step, score in enumerate([0.5, 0.75, 0.75, 0.625, 0.5]):
         with torch.no_grad():
             network.weight.fill_(step)
-        best.check(network, step, torch.tensor([score, score]))
-    assert best.num_without_gain == 2
-    assert best.restore(network) == 1
+        assert stop.note(network, step, torch.tensor([score, score])) == score
+        spent.append(stop.is_patience_spent)
+    assert spent == [False, False, False, False, True]
+    stop.restore(network)
+    assert stop.best_step == 1
     assert network.weight.item() == 1
-    assert best.curve == [(0, 0.5), (1, 0.75), (2, 0.75), (3, 0.625)]
+    assert stop.curve.tolist() == [[0, 0.5], [1, 0.75], [2, 0.75], [3, 0.625], [4, 0.5]]
 
 
 @pytest.mark.parametrize(("later", "is_better"), [([0.8, 0.5], False), ([0.7, 0.6], True), ([0.9, 0.51], True)])
 def test_a_gain_within_its_standard_error_is_none(later: list[float], is_better: bool) -> None:
     """Gains of .3 and 0 and of .4 and .01 have errors of .15 and .195; their means are .15 and .205."""
-    network, best = torch.nn.Linear(1, 1), BestState()
-    best.check(network, 0, torch.tensor([0.5, 0.5]))
-    best.check(network, 5, torch.tensor(later))
-    assert best.restore(network) == (5 if is_better else 0)
+    network, stop = torch.nn.Linear(1, 1), SupportStop(check_every=5, patience=1)
+    stop.note(network, 0, torch.tensor([0.5, 0.5]))
+    stop.note(network, 5, torch.tensor(later))
+    stop.restore(network)
+    assert stop.best_step == (5 if is_better else 0)
 
 
 def test_without_a_check_there_is_no_best_state() -> None:
+    stop = SupportStop(check_every=1, patience=1)
+    assert not stop.is_due(0)
     with pytest.raises(RuntimeError, match="No check"):
-        BestState().restore(torch.nn.Linear(1, 1))
+        stop.restore(torch.nn.Linear(1, 1))

@@ -27,7 +27,7 @@ from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
 from anomaly_zoo.nn.patch_pairs import patch_losses
 from anomaly_zoo.nn.student import stages_of
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
-from anomaly_zoo.nn.validation import BestState, HeldOut, held_out_folds, hold_out, instances, separation
+from anomaly_zoo.nn.validation import SupportStop, held_out_folds, hold_out, instances, separation
 from anomaly_zoo.types import Batch, Prediction
 
 NUM_RAW_STAGES = 2  # the finest ones, where the length of a feature shows faint defects
@@ -73,8 +73,6 @@ class COFT(AnomalyModule):
     patch_spread: Tensor
     embedding_spread: Tensor
     stage_spread: Tensor
-    best_step: Tensor
-    validation_curve: Tensor
 
     def __init__(
         self,
@@ -103,8 +101,6 @@ class COFT(AnomalyModule):
         weights = (cross_instance_weight, negative_weight, patch_loss_weight, patch_weight, embedding_weight)
         if min(weights) < 0 or max_patches < 1:
             raise ValueError(f"weights {weights}, {max_patches=}: need 0 or more, and 1 or more.")
-        if check_every < 1 or patience < 0:
-            raise ValueError(f"{check_every=}, {patience=}: need >= 1 and >= 0.")
         self.contrast = contrast
         self.temperature = temperature
         self.cross_instance_weight = cross_instance_weight
@@ -112,8 +108,6 @@ class COFT(AnomalyModule):
         self.margin = margin
         self.patch_loss_weight = patch_loss_weight
         self.negatives = list(negatives)
-        self.check_every = check_every
-        self.patience = patience
         self.patch_weight = patch_weight
         self.embedding_weight = embedding_weight
         self.max_patches = max_patches
@@ -129,33 +123,28 @@ class COFT(AnomalyModule):
         self.register_buffer("patch_spread", torch.ones(()))
         self.register_buffer("embedding_spread", torch.ones(()))
         self.register_buffer("stage_spread", torch.ones(len(backbone.stages) + self.num_raw))
-        self.register_buffer("best_step", torch.tensor(0))
-        self.register_buffer("validation_curve", torch.empty(0, 2))  # step, AUROC
-        self._best = BestState()
-        self._validation: HeldOut | None = None
+        self.stop = SupportStop(check_every, patience)
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
     def prepare(self, support: Batch) -> None:
         """Sets images aside for validation."""
-        if self.steps and self.patience:
-            self._validation = hold_out(support, self._one_batch_per_family)
+        if self.steps and self.stop.patience:
+            self.stop.held_out = hold_out(support, self._one_batch_per_family)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Neighbours in the batch are two views of an instance; those of held-out ones teach nothing."""
-        trained = torch.arange(len(batch.path[0::2]))
-        if self._validation is not None:
-            if self.global_step % self.check_every == 0:
-                self._check(self._validation)
-                self.log("validation/auroc", self._best.curve[-1][1])
-            held_out = [path in self._validation.paths for path in batch.path[0::2]]
-            trained = trained[~torch.tensor(held_out)]
-        has_any = len(trained) > 0
-        trained = trained if has_any else torch.arange(1)
-        first, second = batch.image[0::2][trained], batch.image[1::2][trained]
+        if self.stop.is_due(self.global_step):
+            self.log("validation/auroc", self._check())
+            if self.stop.is_patience_spent:
+                self.trainer.should_stop = True
+        held_out = self.stop.held_out.paths if self.stop.held_out else frozenset()
+        trained = [number for number, path in enumerate(batch.path[0::2]) if path not in held_out]
+        chosen = trained or [0]  # held-out images alone teach nothing
+        first, second = batch.image[0::2][chosen], batch.image[1::2][chosen]
         negative, mask = synthesize(first, self._generator, self.negatives)
         stages = self.backbone(torch.cat([first, second, negative]))
         z1, z2, z_negative = self.projector(_embedding(stages)).chunk(3)
-        instance = instances(batch.path[0::2])[trained]
+        instance = instances(batch.path[0::2])[chosen]
         losses = {
             "con": self._contrast(z1, z2),
             "pp": self.cross_instance_weight * cross_instance_loss(z1, z2, instance),
@@ -163,18 +152,16 @@ class COFT(AnomalyModule):
         }
         if self.patch_loss_weight:
             losses["patches"] = self.patch_loss_weight * self._patch_loss(stages, mask, instance)
-        loss = torch.stack(list(losses.values())).sum() * has_any
+        loss = torch.stack(list(losses.values())).sum() * bool(trained)
         self.log_dict({f"train/{name}": value for name, value in losses.items()} | {"train/loss": loss})
         return loss
 
     def calibrate(self, support: Batch) -> None:
         """Restores the best state; fits the Gaussian, the memories and the spread of every distance to the support."""
-        if self._validation is not None:
-            if self._best.num_without_gain < self.patience:
-                self._check(self._validation)
-            self.best_step.fill_(self._best.restore(self.backbone))
-            self.validation_curve = torch.tensor(self._best.curve, device=self.device)
-            self._validation = None
+        if self.stop.held_out is not None:
+            if not self.stop.is_patience_spent:
+                self._check()
+            self.stop.restore(self.backbone)
         stages = stages_of(self.backbone, support.image)
         self.patch_spread, self.embedding_spread, self.stage_spread = self._held_out_spread(
             stages, instances(support.path)
@@ -194,9 +181,11 @@ class COFT(AnomalyModule):
         return Prediction(anomaly_map, self.patch_weight * patch_score + self.embedding_weight * embedding_score)
 
     @torch.no_grad()
-    def _check(self, validation: HeldOut) -> None:
+    def _check(self) -> float:
         """How well distances to the other images tell held-out images from synthetic negatives, by both scores."""
-        others = stages_of(self.backbone, validation.fitted)
+        held_out = self.stop.held_out
+        assert held_out is not None
+        others = stages_of(self.backbone, held_out.fitted)
         gaussian = Gaussian().to(self.device)
         gaussian.fit(_embedding(others))
 
@@ -206,12 +195,10 @@ class COFT(AnomalyModule):
             patch_score = peak(join([distance_to_sample(stage, other) for stage, other in pairs]))
             return patch_score, gaussian(_embedding(stages))
 
-        normal = scores(validation.normal)
-        by_family = [scores(family) for family in validation.anomalous]
+        normal = scores(held_out.normal)
+        by_family = [scores(family) for family in held_out.anomalous]
         auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
-        self._best.check(self.backbone, self.global_step, auroc)
-        if self._best.num_without_gain >= self.patience:
-            self.trainer.should_stop = True
+        return self.stop.note(self.backbone, self.global_step, auroc)
 
     def _one_batch_per_family(self, normal: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "f m 3 h w"]:
         return torch.stack([FAMILIES[family](normal, self._generator)[0] for family in self.negatives])

@@ -19,7 +19,7 @@ from anomaly_zoo.nn.patch_gaussian import Spatial
 from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
 from anomaly_zoo.nn.stage_gaussians import NUM_FINE_STAGES, StageGaussians
 from anomaly_zoo.nn.student import stages_of
-from anomaly_zoo.nn.validation import BestState, HeldOut, held_out_folds, hold_out, instances, separation
+from anomaly_zoo.nn.validation import SupportStop, held_out_folds, hold_out, instances, separation
 from anomaly_zoo.types import Batch, Prediction
 
 MAX_FOLDS = 8
@@ -60,8 +60,6 @@ class GaussianAD(AnomalyModule):
 
     map_spread: Tensor
     score_spread: Tensor
-    best_step: Tensor
-    validation_curve: Tensor
 
     def __init__(
         self,
@@ -87,12 +85,10 @@ class GaussianAD(AnomalyModule):
         self.score_weights = (memory_weight, patch_weight, pooled_weight)
         if min(self.score_weights) < 0 or not any(self.score_weights):
             raise ValueError(f"{memory_weight=}, {patch_weight=}, {pooled_weight=}: need >= 0, and one above.")
-        if min(check_every, max_patches) < 1 or patience < 0:
-            raise ValueError(f"{check_every=}, {max_patches=}, {patience=}: need >= 1, >= 1 and >= 0.")
+        if max_patches < 1:
+            raise ValueError(f"{max_patches=}: a memory needs at least 1.")
         self.target = target
         self.pseudo_anomalies = list(pseudo_anomalies)
-        self.check_every = check_every
-        self.patience = patience
         self.max_patches = max_patches
 
         backbone.freeze_early_stages()
@@ -101,10 +97,7 @@ class GaussianAD(AnomalyModule):
         self.memory = PatchMemory(num_stages)
         self.register_buffer("map_spread", torch.ones(len(self.gaussians.patches) + min(NUM_FINE_STAGES, num_stages)))
         self.register_buffer("score_spread", torch.ones(3))
-        self.register_buffer("best_step", torch.tensor(0))
-        self.register_buffer("validation_curve", torch.empty(0, 2))  # step, AUROC
-        self._best = BestState()
-        self._validation: HeldOut | None = None
+        self.stop = SupportStop(check_every, patience)
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
     @torch.no_grad()
@@ -112,8 +105,8 @@ class GaussianAD(AnomalyModule):
         """Fits the Gaussians to the pre-trained features and sets images aside for validation."""
         if self.steps:
             self.gaussians.fit(stages_of(self.backbone, support.image), instances(support.path))
-        if self.steps and self.patience:
-            self._validation = hold_out(
+        if self.steps and self.stop.patience:
+            self.stop.held_out = hold_out(
                 support, lambda normal: make_pseudo_anomalies(normal, self._generator, self.pseudo_anomalies)
             )
         if self.target == "identity":
@@ -121,12 +114,11 @@ class GaussianAD(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean distance of the images that are not held out."""
-        held_out: frozenset[str] = frozenset()
-        if self._validation is not None:
-            held_out = self._validation.paths
-            if self.global_step % self.check_every == 0:
-                self._check(self._validation)
-                self.log("validation/auroc", self._best.curve[-1][1])
+        if self.stop.is_due(self.global_step):
+            self.log("validation/auroc", self._check())
+            if self.stop.is_patience_spent:
+                self.trainer.should_stop = True
+        held_out = self.stop.held_out.paths if self.stop.held_out else frozenset()
         trained = [number for number, path in enumerate(batch.path) if path not in held_out]
         stages = self.backbone(batch.image[trained] if trained else batch.image)
         if self.target == "refitted":
@@ -139,12 +131,10 @@ class GaussianAD(AnomalyModule):
 
     def calibrate(self, support: Batch) -> None:
         """Restores the best state; fits the Gaussians, the memory and the units of all distances to its features."""
-        if self._validation is not None:
-            if self._best.num_without_gain < self.patience:
-                self._check(self._validation)
-            self.best_step.fill_(self._best.restore(self.backbone))
-            self.validation_curve = torch.tensor(self._best.curve, device=self.device)
-            self._validation = None
+        if self.stop.held_out is not None:
+            if not self.stop.is_patience_spent:
+                self._check()
+            self.stop.restore(self.backbone)
         stages, instance = stages_of(self.backbone, support.image), instances(support.path)
         self.gaussians.fit(stages, instance)
         self._fit_spread(stages, instance)
@@ -162,16 +152,15 @@ class GaussianAD(AnomalyModule):
         return Prediction(to_image(join(weighted), (image.shape[2], image.shape[3])), image_score)
 
     @torch.no_grad()
-    def _check(self, validation: HeldOut) -> None:
+    def _check(self) -> float:
         """How well this backbone's Gaussians of the other images tell held-out images from pseudo-anomalies."""
-        gaussians = self.gaussians.unfitted()
-        gaussians.fit(stages_of(self.backbone, validation.fitted), validation.instance)
-        normal = _scores(*gaussians(stages_of(self.backbone, validation.normal)))
-        by_family = [_scores(*gaussians(stages_of(self.backbone, family))) for family in validation.anomalous]
+        held_out, gaussians = self.stop.held_out, self.gaussians.unfitted()
+        assert held_out is not None
+        gaussians.fit(stages_of(self.backbone, held_out.fitted), held_out.instance)
+        normal = _scores(*gaussians(stages_of(self.backbone, held_out.normal)))
+        by_family = [_scores(*gaussians(stages_of(self.backbone, family))) for family in held_out.anomalous]
         auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
-        self._best.check(self.backbone, self.global_step, auroc)
-        if self._best.num_without_gain >= self.patience:
-            self.trainer.should_stop = True
+        return self.stop.note(self.backbone, self.global_step, auroc)
 
     def _fit_spread(self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]) -> None:
         """The units: the mean of every distance and score over support images that were held out, one at a time."""

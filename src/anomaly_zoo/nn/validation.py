@@ -105,42 +105,72 @@ def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> F
     return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
 
 
-class BestState:
-    """Keeps the best state of a network, and counts the checks without a gain.
+class SupportStop(nn.Module):
+    """Ends a training by what the support tells, and gives the network its best state back.
 
     A later state counts as better if its mean gain is above the standard error of that mean: few held-out images make
     validation noisy, and what has been trained less has forgotten less. The rule is that of one standard error (Breiman
     et al., "Classification and Regression Trees", 1984, section 3.4.3), here on gains in pairs.
 
     Attributes:
-        curve: of every check: the step and the mean score.
+        held_out: what checks look at; None without validation, and after `restore`.
+        best_step: the step of the state that was restored; 0 before.
+        curve: step and mean score of every check; empty before `restore`.
+
+    Args:
+        check_every: steps from one check to the next.
+        patience: checks without a gain that end the training; 0 does without validation.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
-    def __init__(self) -> None:
-        self.curve: list[tuple[int, float]] = []
+    best_step: Tensor
+    curve: Tensor
+
+    def __init__(self, check_every: int, patience: int) -> None:
+        super().__init__()
+        if check_every < 1 or patience < 0:
+            raise ValueError(f"{check_every=}, {patience=}: need >= 1 and >= 0.")
+        self.check_every = check_every
+        self.patience = patience
+        self.held_out: HeldOut | None = None
+        self.register_buffer("best_step", torch.tensor(0))
+        self.register_buffer("curve", torch.empty(0, 2))
+        self._checks: list[tuple[int, float]] = []
         self._best: _Checked | None = None
 
     @property
-    def num_without_gain(self) -> int:
-        """How many checks ago the best state was seen."""
-        return len(self.curve) - self._best.number if self._best else 0
+    def is_patience_spent(self) -> bool:
+        """Whether the best state was seen `patience` checks ago."""
+        return self._best is not None and len(self._checks) - self._best.number >= self.patience
 
-    def check(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> None:
-        """Notes the scores, such as one per kind of pseudo-anomaly, and the state if it is the best one."""
-        self.curve.append((step, float(scores.mean())))
+    def is_due(self, step: int) -> bool:
+        """Whether a check comes before this step."""
+        return self.held_out is not None and step % self.check_every == 0
+
+    def note(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> float:
+        """Takes in the scores of a check, such as one per kind of anomaly; returns their mean."""
+        self._checks.append((step, float(scores.mean())))
         if self._best is None or _is_gain(scores - self._best.scores):
             state = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-            self._best = _Checked(len(self.curve), step, scores, state)
+            self._best = _Checked(len(self._checks), step, scores, state)
+        return self._checks[-1][1]
 
     @torch.no_grad()
-    def restore(self, network: nn.Module) -> int:
-        """Gives the network its best state back, forgets it, and returns the step it was seen at."""
+    def restore(self, network: nn.Module) -> None:
+        """Gives the network its best state back, and forgets the states and what was held out.
+
+        Raises:
+            RuntimeError: no check was made.
+        """
         if self._best is None:
             raise RuntimeError("No check was made, so that there is no best state.")
-        best, self._best = self._best, None
         for name, parameter in network.named_parameters():
-            parameter.copy_(best.state[name])
-        return best.step
+            parameter.copy_(self._best.state[name])
+        self.best_step.fill_(self._best.step)
+        self.curve = torch.tensor(self._checks, device=self.best_step.device)
+        self._best, self.held_out = None, None
 
 
 class _Checked(NamedTuple):
