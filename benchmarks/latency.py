@@ -58,7 +58,9 @@ def ours(method: str, options: argparse.Namespace, scratch: Path) -> tuple[dict[
     from anomaly_zoo.deploy.export import export_onnx
     from anomaly_zoo.deploy.runtime import OnnxInspector
     from anomaly_zoo.deploy.torch_inspector import TorchInspector
+    from anomaly_zoo.freed_memory import keep_freed_memory
 
+    keep_freed_memory()  # as `python -m anomaly_zoo` does
     torch.set_num_threads(options.threads)
     data = [f"--data.root={options.root}", f"--data.category={options.category}", f"--data.shots={options.shots}"]
     cli = build(resolve(method, [*data, "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]))

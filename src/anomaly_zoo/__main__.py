@@ -15,7 +15,9 @@ def main() -> int:
         return 0
 
     from anomaly_zoo.deploy import commands
+    from anomaly_zoo.freed_memory import keep_freed_memory
 
+    keep_freed_memory()
     if commands.meant(sys.argv[1:]):
         try:
             return commands.main(sys.argv[1:])

@@ -19,6 +19,7 @@ from anomaly_zoo.callbacks.visualization import VisualizationCallback
 from anomaly_zoo.config import build, quiet
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.support import support_sha256
+from anomaly_zoo.freed_memory import keep_freed_memory
 from anomaly_zoo.results import Result, Support, result_path
 from anomaly_zoo.tracking import finish, track_result, tracker
 
@@ -38,6 +39,7 @@ def run(config: dict[str, Any], method: str, store: Path, callbacks: list[L.Call
     identity = describe(config, method)
     folder = result_path(store, **{key: identity[key] for key in _PATH_KEYS}).with_suffix("")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    keep_freed_memory()
     gc.collect()  # Lightning's objects refer to each other, so that those of the last run are still there
     _reset_peak_memory()
 

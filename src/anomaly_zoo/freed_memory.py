@@ -1,0 +1,21 @@
+"""Freed memory stays with the process. Without this, a third of a run's time goes into the system's page faults."""
+
+import ctypes
+from contextlib import suppress
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as in malloc.h
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that glibc takes
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library hand out freed blocks again instead of returning them to the system; elsewhere than glibc, nothing.
+
+    The feature maps of every batch are as large as those of the last one. By default, glibc returns such blocks to the
+    system as soon as they are free and asks for new ones, whose every page the system has to clear. The peak of memory
+    stays the same; only what lies between peaks is kept.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
