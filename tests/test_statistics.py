@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy import optimize, special, stats
+from scipy import optimize, stats
 from sklearn.metrics import roc_auc_score
 
 from anomaly_zoo.statistics import (
@@ -151,13 +151,19 @@ def test_the_bootstrap_is_that_of_scipy() -> None:
     assert (sum(ours.variances) - 2 * ours.covariance) ** 0.5 == pytest.approx(theirs.standard_error, rel=0.04)
 
 
+def degrees(matrix: np.ndarray) -> float:
+    """Welch's, from scipy's test of the two kinds of placements."""
+    return float(stats.ttest_ind(matrix.mean(axis=1), matrix.mean(axis=0), equal_var=False).df)
+
+
 def slow_intervals(score: np.ndarray, label: np.ndarray, level: float) -> tuple[np.ndarray, tuple[float, float]]:
     """The intervals of both AUROCs, and that of their difference, from resamples and as in the papers."""
     resampled = drawn_one_by_one(score, label, 6000)
     theta = np.array([roc_auc_score(label, column) for column in score.T])
     error, correlation = resampled.std(axis=0), np.corrcoef(resampled.T)[0, 1]
-    z = stats.norm.ppf(0.5 + level / 2)
-    low, high = (special.expit(special.logit(theta) + sign * z * error / (theta * (1 - theta))) for sign in (-1, 1))
+    t = stats.t.ppf(0.5 + level / 2, [degrees(matrix_of(column, label)) for column in score.T])
+    centre = stats.norm.ppf(theta)
+    low, high = (stats.norm.cdf(centre + sign * t * error / stats.norm.pdf(centre)) for sign in (-1, 1))
     down, up = theta - low, high - theta
     below = (down[0] ** 2 + up[1] ** 2 - 2 * correlation * down[0] * up[1]) ** 0.5
     above = (up[0] ** 2 + down[1] ** 2 - 2 * correlation * up[0] * down[1]) ** 0.5
@@ -214,10 +220,10 @@ def covered(num: list[tuple[int, int]], shift: tuple[float, float], repetitions:
 @pytest.mark.parametrize("num", [[(60, 20)], [(40, 40)], [(100, 60)], [(60, 20), (40, 40), (30, 20)]])
 @pytest.mark.parametrize("shift", [(1.0, 0.7), (2.0, 1.5), (2.9, 2.2)])
 def test_95_percent_intervals_cover_93_to_97_percent(num: list[tuple[int, int]], shift: tuple[float, float]) -> None:
-    """AUROCs of 0.76 to 0.98. With 20 normal images and 0.98, that of one AUROC (not of a difference) covers more."""
+    """AUROCs of 0.69 to 0.98."""
     difference, alone = covered(num, shift, repetitions=2000)
     assert 0.93 <= difference <= 0.97, difference
-    assert 0.93 <= alone <= (0.985 if num[0] == (60, 20) and shift[0] > 2.5 else 0.97), alone
+    assert 0.93 <= alone <= 0.97, alone
 
 
 def test_holm_is_that_of_statsmodels() -> None:

@@ -7,16 +7,16 @@ are, and their spread is the standard deviation that every table shows.
 The bootstrap draws normal and anomalous images anew, separately and within each category; methods are paired, because a
 drawn image brings its scores of all methods. For a mean of such a matrix, what infinitely many resamples would give has
 a closed form (Bandos, Rockette and Gur, Communications in Statistics 2007), so nothing is drawn and no seed matters.
-Intervals of an AUROC are symmetric on the logit scale (Pepe, The Statistical Evaluation of Medical Tests, 2003), since
-an AUROC near 1 cannot vary upwards; those of a difference are made from them by Zou and Donner's method (Statistics in
-Medicine 2008). Percentile intervals cover too rarely with 20 normal images or AUROCs near 1 (docs/compare.md).
+Intervals of an AUROC are symmetric on the probit scale, since an AUROC near 1 cannot vary upwards, and as wide as
+Student's t says with Satterthwaite's degrees of freedom, since few images know their own variance badly (Brunner and
+Munzel, Biometrical Journal 2000, for the degrees); those of a difference are made from them by Zou and Donner's method
+(Statistics in Medicine 2008). What covered too rarely or too often is in docs/compare.md.
 
 Further sources: DeLong, DeLong and Clarke-Pearson (Biometrics 1988); Newcombe (Statistics in Medicine 2006) for AUROCs
 of exactly 1; Holm (Scandinavian Journal of Statistics 1979).
 """
 
 from collections.abc import Sequence
-from math import exp, log
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ class Spread(NamedTuple):
 
     aurocs: tuple[float, float]
     variances: tuple[float, float]  # of the AUROCs over bootstrap resamples of the images
+    degrees: tuple[float, float]  # of freedom that the variances have, after Satterthwaite
     covariance: float
     linear_variance: float  # of the difference, after DeLong
     num_images: tuple[int, int]  # anomalous, normal
@@ -93,8 +94,17 @@ def spread(first: Float[np.ndarray, "a n"], second: Float[np.ndarray, "a n"]) ->
         return float(row / num_rows + column / num_columns + (whole - row - column) / first.size)
 
     linear = [float(np.var(a - b, ddof=1)) / len(a) for a, b in (rows, columns)]
+    degrees = [
+        _satterthwaite([float(np.var(kind, ddof=1)) / len(kind) for kind in kinds], [num_rows - 1.0, num_columns - 1.0])
+        for kinds in zip(rows, columns, strict=True)
+    ]
     return Spread(
-        (aurocs[0], aurocs[1]), (covariance(0, 0), covariance(1, 1)), covariance(0, 1), sum(linear), first.shape
+        (aurocs[0], aurocs[1]),
+        (covariance(0, 0), covariance(1, 1)),
+        (degrees[0], degrees[1]),
+        covariance(0, 1),
+        sum(linear),
+        first.shape,
     )
 
 
@@ -122,19 +132,23 @@ def auroc_interval(spreads: Sequence[Spread], method: int = 0, level: float = 0.
     Raises:
         ValueError: if `level` is not in (0, 1).
     """
+    from scipy import special  # here, since it takes longer to import than the help may take to print
+
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: choose between 0 and 1")
-    z = _NORMAL.inv_cdf((1 + level) / 2)
     mean = float(np.mean([part.aurocs[method] for part in spreads]))
-    error = max(0.0, _mean_variance([part.variances[method] for part in spreads])) ** 0.5
+    variances = [max(0.0, part.variances[method]) for part in spreads]
+    error = _mean_variance(variances) ** 0.5
     if min(mean, 1 - mean) < _NOTHING:
         anomalous, normal = np.sum([part.num_images for part in spreads], axis=0)
-        bound = _below_one(int(anomalous), int(normal), z)
+        bound = _below_one(int(anomalous), int(normal), _NORMAL.inv_cdf((1 + level) / 2))
         return (bound, 1.0) if mean > 0.5 else (0.0, 1 - bound)
     if error**2 < _NOTHING:
         return mean, mean
-    centre, half = log(mean / (1 - mean)), z * error / (mean * (1 - mean))
-    return _sigmoid(centre - half), _sigmoid(centre + half)
+    degrees = _satterthwaite(variances, [part.degrees[method] for part in spreads])
+    centre = _NORMAL.inv_cdf(mean)
+    half = float(special.stdtrit(degrees, (1 + level) / 2)) * error / _NORMAL.pdf(centre)
+    return _NORMAL.cdf(centre - half), _NORMAL.cdf(centre + half)
 
 
 def difference_interval(spreads: Sequence[Spread], level: float = 0.95) -> tuple[float, float]:
@@ -185,8 +199,10 @@ def _mean_variance(variances: Sequence[float]) -> float:
     return sum(variances) / len(variances) ** 2
 
 
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + exp(-x)) if x > -700 else 0.0
+def _satterthwaite(variances: Sequence[float], degrees: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of independent variances, from those of its parts; infinite if nothing varies."""
+    parts = sum(variance**2 / degree for variance, degree in zip(variances, degrees, strict=True))
+    return sum(variances) ** 2 / parts if parts > 0 else float("inf")
 
 
 def _below_one(num_anomalous: int, num_normal: int, z: float) -> float:
