@@ -8,7 +8,7 @@ _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that glibc takes
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library hand out freed blocks again instead of returning them to the system; elsewhere than glibc, nothing.
+    """Lets the C library hand out freed blocks again instead of returning them; does nothing where it is not glibc.
 
     The feature maps of every batch are as large as those of the last one. By default, glibc returns such blocks to the
     system as soon as they are free and asks for new ones, whose every page the system has to clear. The peak of memory

@@ -1,0 +1,31 @@
+"""Freed memory is used again: page faults are counted, in a process of its own since the setting stays."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_LOOP = """
+import resource, sys
+import torch
+from anomaly_zoo.freed_memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for repetition in range(8):
+    if repetition == 3:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(4 * 2**20) for _ in range(8)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_a_freed_block_is_handed_out_again() -> None:
+    def faults(mode: str) -> int:
+        done = subprocess.run([sys.executable, "-c", _LOOP, mode], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("keep") < 1000
+    assert faults("leave") > 10 * 4096  # of 40 blocks, 4,096 pages each
