@@ -3,8 +3,7 @@
 import ctypes
 from contextlib import suppress
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as in malloc.h
-_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # that glibc takes
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as in malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -17,5 +16,5 @@ def keep_freed_memory() -> None:
     with suppress(OSError, AttributeError, TypeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018
-        libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(_MMAP_MAX, 0)  # large blocks come from the heap, too
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)

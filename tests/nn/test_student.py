@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.student import Structure, Student, stages_of
+from anomaly_zoo.nn.backbone import Backbone, stages_of
+from anomaly_zoo.nn.student import Structure, Student
 
 IMAGE = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

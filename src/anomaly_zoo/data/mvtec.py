@@ -73,7 +73,7 @@ class MVTecDataModule(L.LightningDataModule):
         image_size: int = 256,
         batch_size: int = 4,
         views: int = 2,
-        test_batch_size: int = 8,
+        test_batch_size: int = 16,
         num_workers: int = 0,
         tile_px: int | None = None,
         overlap_px: int = 0,

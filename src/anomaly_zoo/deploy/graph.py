@@ -6,15 +6,14 @@ products; a method that is built of those blocks needs no code here.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import NUM_NEIGHBOURS, PatchMemory
+from anomaly_zoo.nn.memory import GROUP, NUM_NEIGHBOURS, PatchMemory, smallest
 from anomaly_zoo.nn.tiling import Tiling
 
-_GROUP = 64  # rows of a memory that are searched together
 _CHUNK = 512
 
 
@@ -81,11 +80,7 @@ class InspectionGraph(nn.Module):
 
 
 class _MatrixMemory(nn.Module):
-    """`PatchMemory` by one matrix product per stage, for any number of patches.
-
-    The k nearest of all rows are among the k groups of rows with the nearest members, so that looking for the k
-    smallest numbers only has to go through one number per group, and then through k groups: several times as fast.
-    """
+    """`PatchMemory` by one matrix product per stage, for any number of patches."""
 
     def __init__(self, memory: PatchMemory) -> None:
         super().__init__()
@@ -94,7 +89,7 @@ class _MatrixMemory(nn.Module):
             centre = rows.mean(dim=0)
             squared_norm = (rows - centre).square().sum(dim=1, keepdim=True)
             factor = torch.cat([-2 * (rows - centre), squared_norm], dim=1)  # |m|^2 - 2 x.m, for x with a 1 appended
-            filling = -len(rows) % _GROUP
+            filling = -len(rows) % GROUP
             self.register_buffer(f"rows{stage}", rows)
             self.register_buffer(f"centre{stage}", centre)
             self.register_buffer(f"factor{stage}", F.pad(factor, (0, 0, 0, filling)).T.contiguous())
@@ -116,24 +111,11 @@ class _MatrixMemory(nn.Module):
         rows = getattr(self, f"rows{stage}")
         centred = F.pad(patches - getattr(self, f"centre{stage}"), (0, 1), value=1.0)
         product = centred @ getattr(self, f"factor{stage}")
-        if len(rows) % _GROUP:
+        if len(rows) % GROUP:
             product = product + getattr(self, f"filling{stage}")
-        nearest = rows[_smallest(product, min(NUM_NEIGHBOURS, len(rows)))]
+        nearest = rows[smallest(product, min(NUM_NEIGHBOURS, len(rows)))]
         distance: Tensor = (patches[:, None] - nearest).norm(dim=2).mean(dim=1)
         return distance
-
-
-def _smallest(values: Float[Tensor, "p m"], count: int) -> Int[Tensor, "p k"]:
-    """Columns of the `count` smallest values in every row; m is a multiple of `_GROUP`."""
-    num_groups = values.shape[1] // _GROUP
-    if num_groups <= count:
-        return values.topk(count, dim=1, largest=False).indices
-    groups = torch.unflatten(values, 1, (_GROUP, num_groups))  # a group is every num_groups-th column
-    group = groups.amin(dim=1).topk(count, dim=1, largest=False).indices
-    members = groups.gather(2, group[:, None].expand(-1, _GROUP, -1)).flatten(1)
-    place = members.topk(count, dim=1, largest=False).indices
-    column: Tensor = place // count * num_groups + group.gather(1, place % count)
-    return column
 
 
 class _Whitening(nn.Module):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anomaly_zoo.module import AnomalyModule, Orientations
-from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.backbone import Backbone, stages_of
 from anomaly_zoo.nn.contrastive import (
     Projector,
     cross_instance_loss,
@@ -25,7 +25,6 @@ from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
 from anomaly_zoo.nn.patch_pairs import patch_losses
-from anomaly_zoo.nn.student import stages_of
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
 from anomaly_zoo.nn.validation import SupportStop, held_out_folds, hold_out, instances, separation
 from anomaly_zoo.types import Batch, Prediction

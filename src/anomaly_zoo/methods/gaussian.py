@@ -12,13 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule, Orientations
-from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.backbone import Backbone, stages_of
 from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
 from anomaly_zoo.nn.patch_gaussian import Spatial
 from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
 from anomaly_zoo.nn.stage_gaussians import NUM_FINE_STAGES, StageGaussians
-from anomaly_zoo.nn.student import stages_of
 from anomaly_zoo.nn.validation import SupportStop, held_out_folds, hold_out, instances, separation
 from anomaly_zoo.types import Batch, Prediction
 

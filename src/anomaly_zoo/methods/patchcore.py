@@ -5,12 +5,11 @@ Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
 docs/methods/patchcore.md has the evidence marks and the differences from the paper.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule, Orientations
-from anomaly_zoo.nn.backbone import Backbone, Frozen
+from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
 from anomaly_zoo.nn.features import join, to_image, unit_patches
 from anomaly_zoo.nn.memory import PatchMemory
 from anomaly_zoo.types import Batch, Prediction
@@ -45,8 +44,7 @@ class PatchCore(AnomalyModule):
 
     def calibrate(self, support: Batch) -> None:
         """Fills the memory."""
-        stages = [unit_patches(self.backbone(images)) for images in torch.split(support.image, 8)]
-        self.memory.fit([torch.cat(stage) for stage in zip(*stages, strict=True)], self.max_patches)
+        self.memory.fit(unit_patches(stages_of(self.backbone, support.image)), self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """The map is the smoothed distance of the patches; the image score the largest distance."""

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule, Orientations
-from anomaly_zoo.nn.backbone import Backbone, Frozen
+from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
 from anomaly_zoo.nn.distillation import discrepancy, distillation_loss, found_negatives
 from anomaly_zoo.nn.features import join, peak, to_image
 from anomaly_zoo.nn.pruning import Criterion, Scope, check_ratio
-from anomaly_zoo.nn.student import Structure, Student, stages_of
+from anomaly_zoo.nn.student import Structure, Student
 from anomaly_zoo.nn.support_distance import SupportDistance
 from anomaly_zoo.nn.validation import held_out_folds, instances
 from anomaly_zoo.types import Batch, Prediction

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from anomaly_zoo.nn.backbone import stages_of
 from anomaly_zoo.nn.features import join
-from anomaly_zoo.nn.student import stages_of
 from anomaly_zoo.nn.synthesis import synthesize
 from anomaly_zoo.nn.validation import separation
 

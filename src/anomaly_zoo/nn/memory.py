@@ -2,11 +2,13 @@
 
 import faiss
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 NUM_NEIGHBOURS = 3
 FAISS_ROWS = 16384
+GROUP = 64  # columns of a product that `smallest` looks at together
 MAX_CANDIDATES = 32768
 
 
@@ -72,8 +74,9 @@ def nearest_distance(
     num_neighbours = min(num_neighbours, len(memory))
     by_faiss = memory.device.type == "cpu" and len(memory) >= FAISS_ROWS
     centre = memory.mean(dim=0)  # far from the origin, |x|^2 - 2 x.m + |m|^2 would drown in rounding
-    centred = memory - centre
-    squared_norm = centred.square().sum(dim=1)
+    filling = -len(memory) % GROUP
+    centred = F.pad(memory - centre, (0, 0, 0, filling))
+    squared_norm = F.pad((memory - centre).square().sum(dim=1), (0, filling), value=torch.inf)
     distances = []
     for chunk in torch.split(patches, 512):  # a product that stays in the cache
         if by_faiss:
@@ -81,9 +84,30 @@ def nearest_distance(
             nearest = torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1])
         else:
             product = torch.addmm(squared_norm, chunk - centre, centred.T, alpha=-2)
-            nearest = product.topk(num_neighbours, dim=1, largest=False, sorted=False).indices
+            nearest = smallest(product, num_neighbours)
         distances.append((chunk[:, None] - memory[nearest]).norm(dim=2).mean(dim=1))
     return torch.cat(distances)
+
+
+def smallest(values: Float[Tensor, "p m"], count: int) -> Int[Tensor, "p k"]:
+    """Columns of the `count` smallest values in every row.
+
+    They are among the `count` groups of columns with the smallest minima, so that only one number per group has to be
+    looked at, and then the members of `count` groups: several times as fast as looking at all.
+
+    Args:
+        values: m is a multiple of `GROUP`.
+        count: at most m.
+    """
+    num_rows, num_groups = values.shape[0], values.shape[1] // GROUP
+    if num_groups <= count:
+        return values.topk(count, dim=1, largest=False).indices
+    groups = torch.unflatten(values, 1, (num_groups, GROUP))
+    group = groups.amin(dim=2).topk(count, dim=1, largest=False).indices
+    row = torch.arange(num_rows, device=values.device)[:, None] * num_groups + group
+    place = groups.flatten(0, 1)[row].flatten(1).topk(count, dim=1, largest=False).indices
+    column: Tensor = group.gather(1, place // GROUP) * GROUP + place % GROUP
+    return column
 
 
 def distance_to_sample(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from anomaly_zoo.nn.backbone import stages_of
 from anomaly_zoo.nn.features import unit_patches
 from anomaly_zoo.nn.memory import distance_to_sample
 
@@ -38,10 +39,9 @@ def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], pa
     owner = [path.index(name) for name in path]
     if len(set(owner)) == 1:
         return list(range(min(NUM_SYMMETRIES, image.shape[1])))
-    by_chunk = [backbone(chunk) for chunk in torch.split(image.flatten(0, 1), 8)]
     ratios = []
-    for stage in zip(*by_chunk, strict=True):
-        feature = torch.unflatten(unit_patches([torch.cat(stage)])[0], 0, image.shape[:2])
+    for stage in unit_patches(stages_of(backbone, image.flatten(0, 1))):
+        feature = torch.unflatten(stage, 0, image.shape[:2])
         distance = torch.zeros(image.shape[1])
         for number, name in enumerate(owner):
             others = [other for other, other_name in enumerate(owner) if other_name != name]

@@ -3,7 +3,6 @@
 import copy
 from typing import Literal, TypedDict
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -69,10 +68,3 @@ class Student(nn.Module):
         """The feature maps of the teacher's stages, finest first."""
         features: list[Tensor] = self.backbone(image)
         return features
-
-
-@torch.no_grad()
-def stages_of(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-    """Feature maps of many images, a few at a time."""
-    features = [network(images) for images in torch.split(image, 8)]
-    return [torch.cat(stage) for stage in zip(*features, strict=True)]
