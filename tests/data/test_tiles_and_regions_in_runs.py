@@ -120,3 +120,10 @@ def test_tiles_find_smaller_defects(shared_data: Path, tmp_path: Path) -> None:
         data = MVTecDataModule(tmp_path / name, "magnetic_tile", dataset="other", **options)
         aupro[name] = run(data, tmp_path, max_patches=4096)[1].metrics["aupro"]
     assert aupro["tiled"] > aupro["whole"]
+
+
+def test_a_few_images_are_represented_by_the_tile_in_their_middle(constant_root: Path) -> None:
+    data = MVTecDataModule(constant_root, "plate", shots=2, image_size=160, tile_px=64, overlap_px=16)  # 3 x 3 tiles
+    few, all_tiles = data.support(max_images=8), data.support()
+    assert [Path(path).name for path in few.path] == ["0.png", "1.png"]
+    assert torch.equal(few.image, all_tiles.image[[4, 13]])

@@ -133,7 +133,7 @@ class MVTecDataModule(L.LightningDataModule):
             views: views per image. The first is the image as it is (resized), the others are augmented, always in the
                 same way.
             orientations: of the views, in turn; see `transforms.oriented`.
-            max_images: only so many images, or tiles of images, the first ones; None is all.
+            max_images: only the first so many images, and of each the tile in the middle; None is all.
 
         Returns:
             `shots * views` normal images; with tiles, as many for each tile of an image, tile by tile.
@@ -144,11 +144,15 @@ class MVTecDataModule(L.LightningDataModule):
         """
         if views < 1:
             raise ValueError(f"views is {views}: choose 1 or more")
+        chosen = list(zip(itertools.count(), *self._support()))
+        if max_images is not None:
+            num_tiles = len(chosen) // len(self.support_files)
+            chosen = chosen[num_tiles // 2 :: num_tiles][:max_images]
         items = [
             normal_item(
                 [support_view(image, v, derive_seed(self.seed, 0, index, v), orientations) for v in range(views)], path
             )
-            for index, (image, path) in enumerate(itertools.islice(zip(*self._support(), strict=True), max_images))
+            for index, image, path in chosen
         ]
         return collate(items)
 
