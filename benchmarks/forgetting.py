@@ -101,13 +101,22 @@ class _Looks(L.Callback):
     def _look(self, data: MVTecDataModule, module: GaussianAD) -> None:
         copy = copy_of(module).eval()
         copy.calibrate(data.support(module.num_views, module.found_orientations.tolist()))
-        metrics = DetectionMetrics([])
         data.setup("test")
+        metrics = DetectionMetrics(data.defects)
         for batch in data.test_dataloader():
-            metrics.update(*copy(batch.image), batch.mask, batch.label, [""] * len(batch.path))
+            defect = [
+                Path(path).parent.name if label else "" for path, label in zip(batch.path, batch.label, strict=True)
+            ]
+            metrics.update(*copy(batch.image), batch.mask, batch.label, defect)
         found = metrics.compute()[0]
         for name, values in self.metrics.items():
             values.append(found.get(name, float("nan")))
+
+
+def mean(runs: list[dict[str, Any]], name: str) -> np.ndarray:
+    """Of a metric over the runs that have it, at every check."""
+    having = [run[name] for run in runs if not np.isnan(run[name]).any()]
+    return np.mean(having, axis=0) if having else np.full(len(runs[0]["step"]), np.nan)
 
 
 def print_tables(runs: list[dict[str, Any]]) -> None:
@@ -116,7 +125,7 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
     print(f"\nlearning rate {runs[0]['learning_rate']:g}, n = {len(runs)}\n\n| mean | {' | '.join(map(str, step))} |")
     print("|---|" + "---|" * len(step))
     for name in ("validation", *METRICS):
-        means = np.nanmean([run[name] for run in runs], axis=0)
+        means = mean(runs, name)
         print(f"| {name} | {' | '.join(f'{value:.3f}' for value in means)} |")
     by_category: dict[str, list[list[float]]] = defaultdict(list)
     for run in runs:
@@ -140,7 +149,7 @@ def draw(groups: Sequence[list[dict[str, Any]]], figure: Path) -> None:
             ("validation", "support: AUROC of pseudo-anomalies"),
             *((m, f"test: {m}") for m in METRICS),
         ):
-            axes.plot(runs[0]["step"], np.nanmean([run[name] for run in runs], axis=0), marker="o", label=label)
+            axes.plot(runs[0]["step"], mean(runs, name), marker="o", label=label)
         axes.set(title=f"learning rate {runs[0]['learning_rate']:g}", xlabel="step")
     columns[0][0].legend(fontsize=7)
     canvas.tight_layout()

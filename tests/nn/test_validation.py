@@ -1,5 +1,6 @@
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from anomaly_zoo.nn.validation import SupportStop, held_out_folds, instances, separation
@@ -47,14 +48,23 @@ def test_the_first_of_the_best_states_comes_back() -> None:
     assert stop.curve.tolist() == [[0, 0.5], [1, 0.75], [2, 0.75], [3, 0.625], [4, 0.5]]
 
 
-@pytest.mark.parametrize(("later", "is_better"), [([0.8, 0.5], False), ([0.7, 0.6], True), ([0.9, 0.51], True)])
-def test_a_gain_within_its_standard_error_is_none(later: list[float], is_better: bool) -> None:
-    """Gains of .3 and 0 and of .4 and .01 have errors of .15 and .195; their means are .15 and .205."""
+def is_better(gain: torch.Tensor) -> bool:
     network, stop = torch.nn.Linear(1, 1), SupportStop(check_every=5, patience=1)
-    stop.note(network, 0, torch.tensor([0.5, 0.5]))
-    stop.note(network, 5, torch.tensor(later))
+    stop.note(network, 0, torch.full_like(gain, 0.5))
+    stop.note(network, 5, 0.5 + gain)
     stop.restore(network)
-    assert stop.best_step == (5 if is_better else 0)
+    return bool(stop.best_step == 5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_gain_that_may_be_chance_is_none(seed: int) -> None:
+    gain = torch.randn(12, generator=torch.Generator().manual_seed(seed)) / 10 + 0.07
+    assert is_better(gain) == (stats.ttest_1samp(gain, 0, alternative="greater").pvalue < 0.025)
+
+
+def test_a_single_value_has_no_error() -> None:
+    assert is_better(torch.tensor([0.01]))
+    assert not is_better(torch.tensor([0.0]))
 
 
 def test_without_a_check_there_is_no_best_state() -> None:
