@@ -251,18 +251,23 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Runs every cell, then prints and writes the table."""
+    """Runs every cell and prints the table; the file is written anew after each, so that none is lost."""
     args = parse_args()
     if args.load > 0.5:
         console.print(f"[yellow]The machine is busy (load {args.load:.1f}): do not report these timings.[/]")
-    rows = [row for category in args.category for seed in args.seeds for row in run_cell(category, seed, args)]
-    summary = summarize(rows) if len(args.category) * len(args.seeds) > 1 else []
+    rows: list[Row] = []
+    summary: list[Row] = []
+    for category in args.category:
+        for seed in args.seeds:
+            rows += run_cell(category, seed, args)
+            summary = summarize(rows) if len(rows) > len(args.ours) + len(args.models) else []
+            if args.output:
+                args.output.parent.mkdir(parents=True, exist_ok=True)
+                args.output.write_text(to_markdown(rows + summary, args))
     show(rows, summary)
     for line in conditions(args):
         console.print(f"[dim]{line}[/]", highlight=False)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(to_markdown(rows + summary, args))
         console.print(f"written: {args.output}")
 
 
