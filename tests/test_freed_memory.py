@@ -6,6 +6,20 @@ import sys
 
 import pytest
 
+_KEEPS = """
+from pathlib import Path
+import torch
+from anomaly_zoo.freed_memory import keep_freed_memory, return_freed_memory
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 / 1024
+keep_freed_memory()
+before = resident_mib()
+blocks = [torch.ones(4 * 2**20) for _ in range(16)]
+del blocks
+kept = resident_mib() - before
+return_freed_memory()
+print(kept, resident_mib() - before)
+"""
 _LOOP = """
 import resource, sys
 import torch
@@ -29,3 +43,10 @@ def test_a_freed_block_is_handed_out_again() -> None:
 
     assert faults("keep") < 1000
     assert faults("leave") > 10 * 4096  # of 40 blocks, 4,096 pages each
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_what_was_kept_is_returned_when_asked() -> None:
+    done = subprocess.run([sys.executable, "-c", _KEEPS], capture_output=True, text=True, check=True)
+    kept, left = map(float, done.stdout.split())
+    assert kept > 250 > 50 > left  # 16 blocks of 16 MiB

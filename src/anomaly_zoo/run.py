@@ -19,7 +19,7 @@ from anomaly_zoo.callbacks.visualization import VisualizationCallback
 from anomaly_zoo.config import build, quiet
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.support import support_sha256
-from anomaly_zoo.freed_memory import keep_freed_memory
+from anomaly_zoo.freed_memory import keep_freed_memory, return_freed_memory
 from anomaly_zoo.results import Result, Support, result_path
 from anomaly_zoo.tracking import finish, track_result, tracker
 
@@ -41,6 +41,7 @@ def run(config: dict[str, Any], method: str, store: Path, callbacks: list[L.Call
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     keep_freed_memory()
     gc.collect()  # Lightning's objects refer to each other, so that those of the last run are still there
+    return_freed_memory()
     _reset_peak_memory()
 
     cli = build(config)
