@@ -27,6 +27,7 @@ from anomaly_zoo.results import Result, load_all
 
 _SIZE_PX = 48
 _ORPHAN_S = 10.0
+_AT_WORK = 0.9  # of the kills, while a driver starts there is little to break
 
 
 def write_dataset(root: Path) -> Path:
@@ -90,13 +91,21 @@ def wait_for_orphans(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
+def wait_for_workers(driver: subprocess.Popen[bytes]) -> None:
+    """Waits until the driver has workers, or has ended."""
+    while driver.poll() is None and not workers_of(driver.pid):
+        time.sleep(0.02)
+
+
 def drill(root: Path, store: Path, args: argparse.Namespace, rng: random.Random, killed: Counter[str]) -> None:
     """One round: a new store, kills until the grid is complete or enough were killed, then a last resume."""
     driver = start(root, store, args.seeds, args.workers)
     while driver.poll() is None and sum(killed.values()) < args.kills:
+        if rng.random() < _AT_WORK:  # else it may still be starting
+            wait_for_workers(driver)
         time.sleep(rng.uniform(0, args.pause))
         workers = workers_of(driver.pid)
-        target = rng.choice([None, *workers]) if workers and rng.random() < 0.7 else None
+        target = rng.choice([None, *workers, *workers])
         if target is not None:
             killed["worker"] += kill(target)
         elif driver.poll() is None and kill(driver.pid):

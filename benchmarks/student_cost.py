@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from anomaly_zoo.freed_memory import keep_freed_memory
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.cost import Cost, cost
 from anomaly_zoo.nn.student import Student
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
     load = os.getloadavg()[0]
+    keep_freed_memory()  # as a run does
     costs = measure(args)
     teacher = costs["teacher"]
     table = Table(title=f"{args.backbone}, batch {args.batch}, {args.image_size} px, channels_last")
