@@ -275,6 +275,6 @@ def test_reading_is_no_bottleneck(shared_data: Path) -> None:
     seconds = []
     for _ in range(3):
         start = time.process_time()  # of the processor, so that a busy machine does not matter
-        assert len(batches(data.test_dataloader())) == 11
+        assert len(batches(data.test_dataloader())) == 6
         seconds.append(time.process_time() - start)
     assert min(seconds) < 1.5
