@@ -26,8 +26,8 @@ import torch
 from anomaly_zoo.freed_memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for repetition in range(8):
-    if repetition == 3:
+for repetition in range(25):
+    if repetition == 20:  # it takes a few until all holes are large enough
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     blocks = [torch.ones(16 * 2**20) for _ in range(2)]
     del blocks
