@@ -126,7 +126,7 @@ class Frozen(nn.Module):
 
 @torch.no_grad()
 def stages_of(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-    """Feature maps of many images, a few at a time."""
+    """The network's feature maps of many images, `IMAGES_AT_ONCE` at a time, without gradients."""
     features = [network(images) for images in torch.split(image, IMAGES_AT_ONCE)]
     return [torch.cat(stage) for stage in zip(*features, strict=True)]
 
