@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import GROUP, NUM_NEIGHBOURS, PatchMemory, smallest
+from anomaly_zoo.nn.memory import NUM_NEIGHBOURS, PatchMemory, factors, products, smallest
 from anomaly_zoo.nn.tiling import Tiling
 
 _CHUNK = 512
@@ -46,7 +46,7 @@ class InspectionGraph(nn.Module):
         held_out: list[float],
     ) -> None:
         super().__init__()
-        replace_blocks(module)
+        replace_blocks(module, is_exported=True)
         self.module = module
         self.resize = Resize(image_size)
         self.tiling = tiling
@@ -79,43 +79,68 @@ class InspectionGraph(nn.Module):
         return self.p_values[0] + (place * self.p_values.diff()).sum(dim=1)
 
 
-class _MatrixMemory(nn.Module):
-    """`PatchMemory` by one matrix product per stage, for any number of patches."""
+class _PreparedMemory(nn.Module):
+    """`PatchMemory` with the factors of its products computed once."""
 
     def __init__(self, memory: PatchMemory) -> None:
         super().__init__()
         for stage, rows in enumerate(memory.buffers()):
-            rows = rows.float()
-            centre = rows.mean(dim=0)
-            squared_norm = (rows - centre).square().sum(dim=1, keepdim=True)
-            factor = torch.cat([-2 * (rows - centre), squared_norm], dim=1)  # |m|^2 - 2 x.m, for x with a 1 appended
-            filling = -len(rows) % GROUP
-            self.register_buffer(f"rows{stage}", rows)
+            centre, factor, squared_norm = factors(rows.float())
+            self.register_buffer(f"rows{stage}", rows.float())
             self.register_buffer(f"centre{stage}", centre)
-            self.register_buffer(f"factor{stage}", F.pad(factor, (0, 0, 0, filling)).T.contiguous())
-            self.register_buffer(f"filling{stage}", F.pad(torch.zeros(len(rows)), (0, filling), value=torch.inf))
+            self.register_buffer(f"factor{stage}", factor)
+            self.register_buffer(f"squared_norm{stage}", squared_norm)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Distance of every patch to the memory of its stage."""
-        return [self._distance(stage, feature) for stage, feature in enumerate(features)]
+        distances = []
+        for stage, feature in enumerate(features):
+            patches = feature.movedim(1, 3).flatten(0, 2)
+            chunks = torch.split(patches, _CHUNK)  # products that stay in the cache
+            distance = torch.cat([self.nearest(stage, chunk) for chunk in chunks])
+            distances.append(torch.unflatten(distance, 0, (-1, *feature.shape[2:])))
+        return distances
 
-    def _distance(self, stage: int, feature: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
-        patches = feature.movedim(1, 3).flatten(0, 2)
-        if torch.compiler.is_exporting():
-            distance = self._nearest(stage, patches)
-        else:  # products that stay in the cache
-            distance = torch.cat([self._nearest(stage, chunk) for chunk in torch.split(patches, _CHUNK)])
-        return torch.unflatten(distance, 0, (-1, *feature.shape[2:]))
-
-    def _nearest(self, stage: int, patches: Float[Tensor, "p c"]) -> Float[Tensor, " p"]:
+    def nearest(self, stage: int, patches: Float[Tensor, "p c"]) -> Float[Tensor, " p"]:
+        """Mean distance to the nearest rows."""
         rows = getattr(self, f"rows{stage}")
-        centred = F.pad(patches - getattr(self, f"centre{stage}"), (0, 1), value=1.0)
-        product = centred @ getattr(self, f"factor{stage}")
-        if len(rows) % GROUP:
-            product = product + getattr(self, f"filling{stage}")
+        product = self.product(stage, patches - getattr(self, f"centre{stage}"))
         nearest = rows[smallest(product, min(NUM_NEIGHBOURS, len(rows)))]
         distance: Tensor = (patches[:, None] - nearest).norm(dim=2).mean(dim=1)
         return distance
+
+    def product(self, stage: int, centred: Float[Tensor, "p c"]) -> Float[Tensor, "p n"]:
+        """|m|^2 - 2 x.m."""
+        return products(centred, getattr(self, f"factor{stage}"), getattr(self, f"squared_norm{stage}"))
+
+
+class _MatrixMemory(_PreparedMemory):
+    """The same by a single matrix product per stage, for any number of patches."""
+
+    def __init__(self, memory: PatchMemory) -> None:
+        super().__init__(memory)
+        for stage in range(len(list(memory.buffers()))):
+            factor, norm = getattr(self, f"factor{stage}"), getattr(self, f"squared_norm{stage}")
+            finite = norm.where(norm.isfinite(), 0)
+            filling = norm - finite if norm.isinf().any() else None  # by itself: no infinity in a quantised matrix
+            self.register_buffer(f"joined{stage}", torch.cat([factor, finite[:, None]], dim=1).T.contiguous())
+            self.register_buffer(f"filling{stage}", filling)
+            delattr(self, f"factor{stage}")
+            delattr(self, f"squared_norm{stage}")
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Distance of every patch to the memory of its stage."""
+        distances = [self.nearest(stage, feature.movedim(1, 3).flatten(0, 2)) for stage, feature in enumerate(features)]
+        return [
+            torch.unflatten(distance, 0, (-1, *feature.shape[2:]))
+            for distance, feature in zip(distances, features, strict=True)
+        ]
+
+    def product(self, stage: int, centred: Float[Tensor, "p c"]) -> Float[Tensor, "p n"]:
+        """|m|^2 - 2 x.m, for x with a 1 appended."""
+        product: Tensor = F.pad(centred, (0, 1), value=1.0) @ getattr(self, f"joined{stage}")
+        filling = getattr(self, f"filling{stage}")
+        return product if filling is None else product + filling
 
 
 class _Whitening(nn.Module):
@@ -138,11 +163,16 @@ class _Whitening(nn.Module):
         return (self.inverse @ difference).square().sum(dim=(-2, -1))
 
 
-def replace_blocks(module: nn.Module) -> None:
-    """Replaces, in place, memories and Gaussians by matrix products that say the same up to rounding."""
+def replace_blocks(module: nn.Module, is_exported: bool) -> None:
+    """Replaces, in place, memories and Gaussians by matrix products that say the same up to rounding.
+
+    Args:
+        module: the module.
+        is_exported: whether it is to become a graph, or will run in torch.
+    """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, PatchMemory):
-                setattr(parent, name, _MatrixMemory(child))
+                setattr(parent, name, _MatrixMemory(child) if is_exported else _PreparedMemory(child))
             elif isinstance(child, Gaussian):
                 setattr(parent, name, _Whitening(child))

@@ -27,7 +27,7 @@ class TorchInspector:
         self.model = model
         self.device = torch.device(device)
         self.module = copy_of(model.module)
-        replace_blocks(self.module)  # faster
+        replace_blocks(self.module, is_exported=False)  # faster
         self.module.to(self.device)
         self.threshold = model.calibration.threshold
         self.scale = Scale(level=model.calibration.map_level, threshold=model.calibration.map_threshold)

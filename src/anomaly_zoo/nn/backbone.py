@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from anomaly_zoo.nn.folding import Folded
 from anomaly_zoo.nn.weights import load_weights
 
 IMAGES_AT_ONCE = 16
@@ -62,6 +63,7 @@ class Backbone(nn.Module):
         model.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
         self.num_channels = [model.feature_info[stage]["num_chs"] for stage in self.stages]
         self.model = model.to(memory_format=torch.channels_last)
+        self._folded = Folded()
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
         self.eval()
@@ -101,7 +103,14 @@ class Backbone(nn.Module):
             size = [max(1, round(side / self._stride)) * self._stride for side in image.shape[-2:]]
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        features: list[Tensor] = self.model.forward_intermediates(
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():  # who reads an exported graph folds it
+            return self._features(self.model, normalised)
+        with torch.autocast(image.device.type, enabled=False):
+            folded = self._folded.of(self.model, lambda model: self._features(model, normalised[:1]))
+        return self._features(folded, normalised)
+
+    def _features(self, model: Any, normalised: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        features: list[Tensor] = model.forward_intermediates(
             normalised, indices=self.stages, norm=self._is_vit, stop_early=True, intermediates_only=True
         )
         return features
