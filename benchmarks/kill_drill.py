@@ -25,6 +25,7 @@ import numpy as np
 
 from anomaly_zoo.results import Result, load_all
 
+_IS_WORKER = "multiprocessing.forkserver"
 _SIZE_PX = 48
 _ORPHAN_S = 10.0
 _AT_WORK = 0.9  # of the kills, while a driver starts there is little to break
@@ -55,12 +56,16 @@ def start(root: Path, store: Path, seeds: int, workers: int) -> subprocess.Popen
 
 
 def workers_of(driver: int) -> list[int]:
-    """Process ids of the workers that a driver has now."""
+    """Process ids of the workers that a driver has now; they are forked from a server of its."""
+    servers = [pid for pid in _children(driver) if _IS_WORKER in _command_line(pid)]
+    return [pid for server in servers for pid in _children(server)]
+
+
+def _children(pid: int) -> list[int]:
     try:
-        children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-    return [int(pid) for pid in children if "spawn_main" in _command_line(pid)]
 
 
 def _command_line(pid: str | int) -> str:
@@ -86,7 +91,7 @@ def wait_for_orphans(pids: list[int]) -> None:
         AssertionError: if one lives on.
     """
     deadline = time.monotonic() + _ORPHAN_S
-    while alive := [pid for pid in pids if "spawn_main" in _command_line(pid)]:
+    while alive := [pid for pid in pids if _IS_WORKER in _command_line(pid)]:
         assert time.monotonic() < deadline, f"workers outlive their driver: {alive}"
         time.sleep(0.05)
 

@@ -21,6 +21,7 @@ from anomaly_zoo.compare import print_table
 from anomaly_zoo.grid.cells import Cell, grid, remember
 from anomaly_zoo.grid.engine import DEFAULT_RUN_MIB, Engine, cores, gpus, share
 from anomaly_zoo.grid.estimate import Estimate, run_mib, spelled
+from anomaly_zoo.grid.local import LocalPool, start_importing
 from anomaly_zoo.grid.options import parse
 from anomaly_zoo.grid.progress import Progress
 from anomaly_zoo.grid.schedule import Schedule, Todo, unfinished
@@ -62,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _bench(options: argparse.Namespace, console: Console) -> int:
     roots = _choose_datasets(options.dataset, options.root, console)
+    if options.engine == "local" and not (options.list_cells or options.dry_run or options.results.exists()):
+        start_importing()  # nothing is finished: workers will be needed
     cells, resolved = _cells(options, roots)
     if options.list_cells:
         for number, cell in enumerate(cells):
@@ -179,8 +182,6 @@ def _engine(count: int, past: Sequence[Result], options: argparse.Namespace) -> 
         from anomaly_zoo.grid.ray_cluster import RayCluster
 
         return RayCluster(options.address, options.threads or 1, options.gpus or 0.0)
-    from anomaly_zoo.grid.local import LocalPool
-
     return LocalPool(*_shares(count, past, options), gpus=gpus())
 
 

@@ -151,7 +151,7 @@ def test_last_words() -> None:
 def test_the_environment_of_a_worker_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with _environment({"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "1", "MKL_NUM_THREADS": None}):
+    with _environment({"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "1"}):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
