@@ -37,7 +37,9 @@ def covering_radius(candidates: Tensor, chosen: Tensor) -> float:
 
 
 @devices
-@pytest.mark.parametrize(("num_queries", "num_rows", "length"), [(1, 1, 1), (7, 30, 5), (60, 40, 100), (25, 3, 2), (48, 70, 6)])
+@pytest.mark.parametrize(
+    ("num_queries", "num_rows", "length"), [(1, 1, 1), (7, 30, 5), (60, 40, 100), (25, 3, 2), (48, 70, 6)]
+)
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 @pytest.mark.parametrize("num_neighbours", [1, 3])
 def test_distance_equals_a_loop_over_all_pairs(
