@@ -159,8 +159,10 @@ class _Whitening(nn.Module):
 
     def forward(self, features: Float[Tensor, "n *p d"]) -> Float[Tensor, "n *p"]:
         """Squared Mahalanobis distance of every vector."""
-        difference = (features.to(self.mean.dtype) - self.mean)[..., None]
-        return (self.inverse @ difference).square().sum(dim=(-2, -1))
+        difference = features.to(self.mean.dtype) - self.mean
+        if self.inverse.dim() == 2:  # one Gaussian for all: one matrix product
+            return (difference @ self.inverse.T).square().sum(dim=-1)
+        return (self.inverse @ difference[..., None]).square().sum(dim=(-2, -1))
 
 
 def replace_blocks(module: nn.Module, is_exported: bool) -> None:
