@@ -118,8 +118,21 @@ def start_importing() -> None:
     """Starts what workers are forked from, if it is not there. Call it early: it imports while others go on."""
     if _IS_LINUX:
         _PROCESSES.set_forkserver_preload(["anomaly_zoo.grid.worker"])
-        with _environment(dict.fromkeys(_THREAD_VARIABLES, "1")):  # no threads that a fork would lose
+        with _environment(dict.fromkeys(_THREAD_VARIABLES, "1")), _deaf_to_ctrl_c():  # no threads: a fork loses them
             forkserver.ensure_running()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process that starts meanwhile ignores Ctrl-C, which reaches all processes; the driver decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -139,7 +152,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _work(pipe: "Connection[object, Cell]", threads: int, variables: Mapping[str, str]) -> None:
     """A worker: runs cells until the pipe ends."""
     os.environ.update(variables)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it was spawned
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from anomaly_zoo.grid.worker import execute, failed, logged, use_threads
 
