@@ -49,7 +49,9 @@ class Folded:
         ]
         made = self._made
         if made is None or made[0] != state:
-            made = (state, _fold(copy.deepcopy(network).requires_grad_(False)))
+            copied = copy.deepcopy(network).requires_grad_(False)
+            copied.zero_grad()  # frees the gradients that were copied, too
+            made = (state, _fold(copied))
             if self._holds is None:
                 self._holds = any(_pairs(network)) and _agree(features(network), features(made[1]))
             if not self._holds:
@@ -85,7 +87,7 @@ def _fold(network: nn.Module) -> nn.Module:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         network.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))  # timm's batch norms hold the activation
-        if isinstance(conv, Conv2dSame) and conv.stride == (2, 2) and conv.dilation == (1, 1):
+        if _SamePadded.can_be(conv):
             network.set_submodule(conv_name, _SamePadded(conv))
     return network
 
@@ -95,6 +97,12 @@ class _SamePadded(nn.Module):
 
     There it adds one pixel more at the end than at the beginning, as does a kernel that begins with zeros.
     """
+
+    @staticmethod
+    def can_be(conv: nn.Conv2d) -> bool:
+        """Whether that holds: not for kernels of 1 or of even sides."""
+        odd = all(side > 1 and side % 2 for side in conv.kernel_size)
+        return isinstance(conv, Conv2dSame) and odd and (conv.stride, conv.dilation) == ((2, 2), (1, 1))
 
     def __init__(self, conv: Conv2dSame) -> None:
         super().__init__()
