@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import Backbone, Frozen
+from anomaly_zoo.nn.backbone import IMAGES_AT_ONCE, Backbone, Frozen, stages_of
 
 SMALL = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")  # timm's, for tests: below 0.4 M parameters
 LATER_BLOCKS = (*(f"blocks.{i}" for i in range(3, 7)), "conv_head", "bn2", "classifier")
@@ -147,6 +147,18 @@ def test_frozen_holds_a_network_that_would_drift() -> None:
     free, held = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     assert mean_of(free, free).any()
     assert not mean_of(Frozen(held), held).any()
+
+
+def test_many_images_give_the_features_of_each() -> None:
+    backbone, image = Backbone("test_resnet", weights="none"), images(count=2 * IMAGES_AT_ONCE + 3)
+    stages = stages_of(backbone, image)
+    assert not any(stage.requires_grad for stage in stages)
+    for number in (0, IMAGES_AT_ONCE, len(image) - 1):
+        with torch.no_grad():
+            alone = backbone(image[number : number + 1])
+        for stage, expected in zip(stages, alone, strict=True):
+            assert len(stage) == len(image)
+            torch.testing.assert_close(stage[number : number + 1], expected)
 
 
 @pytest.mark.parametrize(

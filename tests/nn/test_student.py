@@ -63,12 +63,6 @@ def test_another_one_is_rebuilt_from_plain_values_and_the_state(structure: Struc
     assert all(torch.equal(a, b) for a, b in zip(stages_of(student, IMAGE), stages_of(again, IMAGE), strict=True))
 
 
-def test_many_images_give_the_features_of_each() -> None:
-    original, image = teacher(), torch.rand(11, 3, 64, 64)
-    for stage, alone in zip(stages_of(original, image), original(image[9:10]), strict=True):
-        torch.testing.assert_close(stage[9:10], alone)
-
-
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"pruning_ratio=1\.0"):
         Student(teacher()).prune(1.0, IMAGE, "l1", "layer", "channels")
