@@ -75,17 +75,22 @@ def saved(module: PF, path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("kind", "lengths"), [("raw", [False]), ("unit", [True]), ("both", [False, True])])
 @torch.no_grad()
-def test_scores_are_the_sums_of_distances_in_units_of_the_support() -> None:
-    module = pf(discrepancy_weight=3.0, memory_weight=2.0).eval()
+def test_scores_are_the_sums_of_distances_in_units_of_the_support(kind: str, lengths: list[bool]) -> None:
+    module = pf(discrepancy=kind, discrepancy_weight=3.0, memory_weight=2.0).eval()
     normal = support()
     module.student.prune(0.5, normal.image, "l1", "layer", "channels")
     module.calibrate(normal)
     image = torch.rand(2, 3, 64, 64)
 
+    def at_length(feature: Tensor, is_unit: bool) -> Tensor:
+        return feature / feature.square().sum(dim=1, keepdim=True).sqrt() if is_unit else feature
+
     def left(image: Tensor) -> list[Tensor]:
         return [
-            (t - s).square().sum(dim=1).sqrt()
+            (at_length(t, is_unit) - at_length(s, is_unit)).square().sum(dim=1).sqrt()
+            for is_unit in lengths
             for t, s in zip(module.backbone(image), module.student(image), strict=True)
         ]
 
@@ -94,7 +99,8 @@ def test_scores_are_the_sums_of_distances_in_units_of_the_support() -> None:
     unit, raw = ([2 * stage for stage in part] for part in module.support_distance(module.backbone(image)))
     prediction = module(image)
     torch.testing.assert_close(prediction.anomaly_map, to_image(join([*discrepancy, *unit, *raw]), (64, 64)))
-    of_image = join([*(2 * stage for stage in unit), *discrepancy[1:]])
+    coarse = [stage for number, stage in enumerate(discrepancy) if number % module.num_stages]
+    of_image = join([*(2 * stage for stage in unit), *coarse])
     torch.testing.assert_close(prediction.image_score, peak(of_image))
 
 
@@ -165,6 +171,7 @@ def test_the_support_chooses_ratio_and_steps(tiny_root: Path) -> None:
         {"structure": "weights"},
         {"initial": "random"},
         {"pruning_ratio": [0.3, 0.6]},
+        {"discrepancy": "both"},
         {"scope": "global", "criterion": "taylor", "memory_weight": 0.0},
     ],
 )

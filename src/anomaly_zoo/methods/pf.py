@@ -13,8 +13,8 @@ from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule, Orientations
 from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
-from anomaly_zoo.nn.distillation import discrepancy, distillation_loss, found_negatives
-from anomaly_zoo.nn.features import join, peak, to_image
+from anomaly_zoo.nn.distillation import Stages, discrepancy, distillation_loss, found_negatives
+from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.pruning import Criterion, Scope, check_ratio
 from anomaly_zoo.nn.student import Structure, Student
 from anomaly_zoo.nn.support_distance import SupportDistance
@@ -50,6 +50,8 @@ class PF(AnomalyModule):
         fresh_views: whether every step sees new augmented views, or some of the support's `support_views` views, whose
             teacher features are computed once.
         images_per_step: at most as many as a training batch has if `fresh_views`.
+        discrepancy: of `raw` features, whose length shows faint defects but is not trained; at `unit` length, which
+            depends less on how the student was pruned; or the sum of both.
         discrepancy_weight: of the discrepancy in map and image score.
         memory_weight: of the distance to the support in both; 0 leaves it out.
         max_patches: of every stage that a memory keeps.
@@ -76,6 +78,7 @@ class PF(AnomalyModule):
         initial: Literal["pretrained", "random"] = "pretrained",
         fresh_views: bool = False,
         images_per_step: int = 4,
+        discrepancy: Literal["raw", "unit", "both"] = "raw",
         discrepancy_weight: float = 1.0,
         memory_weight: float = 1.0,
         max_patches: int = 8192,
@@ -97,15 +100,16 @@ class PF(AnomalyModule):
         self.initial = initial
         self.fresh_views = fresh_views
         self.images_per_step = images_per_step
+        self.discrepancy = discrepancy
         self.discrepancy_weight = discrepancy_weight
         self.memory_weight = memory_weight
 
-        num_stages = len(backbone.stages)
+        self.num_stages = len(backbone.stages)
         self.student = Student(backbone, initial)
         self.backbone = Frozen(backbone)
-        self.support_distance = SupportDistance(num_stages, max_patches)
-        self.register_buffer("spread", torch.ones(num_stages))
-        for name in ("view", *(f"target{stage}" for stage in range(num_stages))):
+        self.support_distance = SupportDistance(self.num_stages, max_patches)
+        self.register_buffer("spread", torch.ones(self.num_stages * (2 if discrepancy == "both" else 1)))
+        for name in ("view", *(f"target{stage}" for stage in range(self.num_stages))):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
@@ -137,7 +141,7 @@ class PF(AnomalyModule):
     def calibrate(self, support: Batch) -> None:
         """Measures the discrepancy that is left on the support, and fits the memories."""
         teacher, student = stages_of(self.backbone, support.image), stages_of(self.student, support.image)
-        left = [stage.mean() for stage in discrepancy(teacher, student)]
+        left = [stage.mean() for stage in self._discrepancies(teacher, student)]
         self.spread = torch.stack(left).clamp(min=MIN_SPREAD)
         if self.memory_weight:
             self.support_distance.fit(teacher, instances(support.path))
@@ -150,15 +154,20 @@ class PF(AnomalyModule):
         These are the discrepancies of all stages but the finest, and the distances to the support at unit length.
         """
         teacher, student = self.backbone(image), self.student(image)
-        left = zip(discrepancy(teacher, student), self.spread, strict=True)
+        left = zip(self._discrepancies(teacher, student), self.spread, strict=True)
         on_map = [self.discrepancy_weight * distance / spread for distance, spread in left]
-        of_image = on_map[1:] or on_map
+        of_image = [distance for number, distance in enumerate(on_map) if number % self.num_stages] or list(on_map)
         if self.memory_weight:
             unit, raw = self.support_distance(teacher)
             on_map += [self.memory_weight * distance for distance in unit + raw]
             of_image = [2 * self.memory_weight * distance for distance in unit] + of_image
         size = (image.shape[2], image.shape[3])
         return Prediction(to_image(join(on_map), size), peak(join(of_image)))
+
+    def _discrepancies(self, teacher: Stages, student: Stages) -> Stages:
+        """Of every stage, raw and then at unit length, as far as they are asked for."""
+        found = discrepancy(teacher, student) if self.discrepancy != "unit" else []
+        return found + (discrepancy(unit_patches(teacher), unit_patches(student)) if self.discrepancy != "raw" else [])
 
     # The student
 
@@ -210,10 +219,10 @@ class PF(AnomalyModule):
     # What the teacher sees, computed once; not in checkpoints
 
     def _targets(self) -> list[Tensor]:
-        return [getattr(self, f"target{stage}") for stage in range(len(self.spread))]
+        return [getattr(self, f"target{stage}") for stage in range(self.num_stages)]
 
     def _remember(self, targets: list[Tensor]) -> None:
-        for stage in range(len(self.spread)):
+        for stage in range(self.num_stages):
             setattr(self, f"target{stage}", targets[stage] if targets else torch.empty(0))
 
     # Checkpoints: the shapes of the pruned student
