@@ -164,7 +164,7 @@ class PF(AnomalyModule):
         size = (image.shape[2], image.shape[3])
         return Prediction(to_image(join(on_map), size), peak(join(of_image)))
 
-    def _discrepancies(self, teacher: Stages, student: Stages) -> Stages:
+    def _discrepancies(self, teacher: Stages, student: Stages) -> list[Float[Tensor, "b _ _"]]:
         """Of every stage, raw and then at unit length, as far as they are asked for."""
         found = discrepancy(teacher, student) if self.discrepancy != "unit" else []
         return found + (discrepancy(unit_patches(teacher), unit_patches(student)) if self.discrepancy != "raw" else [])
