@@ -36,8 +36,7 @@ def cost(network: nn.Module, image: Float[Tensor, "b 3 h w"], repeats: int = 20)
         image: one batch in [0, 1].
         repeats: timed forward passes, after three untimed ones.
     """
-    network(image[:1])  # what it does only once does not count
-    with FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # the network itself, not its folded copy
         network(image[:1])
     params = sum(int(parameter.count_nonzero()) for parameter in _effective_parameters(network))
     times = []
