@@ -87,9 +87,12 @@ class AnomalyCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "validate"}
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Lets a method that trains nothing run on several processes too: DDP refuses to wrap it."""
+        """Lets a method that trains nothing run on several processes too: DDP refuses to wrap it.
+
+        Also keeps torch from filling every new tensor with NaN, which takes a tenth of a run: that is a search for
+        tensors that are read before they are written, and deterministic kernels do without it.
+        """
         trainer = super().instantiate_trainer(**kwargs)
-        # Deterministic kernels need no NaN in every new tensor, which takes a tenth of a run
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         strategy = trainer.strategy
         if isinstance(strategy, DDPStrategy):

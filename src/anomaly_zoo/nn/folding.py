@@ -41,6 +41,8 @@ class Folded:
             network: in evaluation mode; always the same one.
             features: what a network of this architecture sees in some images.
         """
+        if self._holds is None and not _pairs(network):
+            self._holds = False
         if self._holds is False:
             return network
         state = [
@@ -53,7 +55,7 @@ class Folded:
             copied.zero_grad()  # frees the gradients that were copied, too
             made = (state, _fold(copied))
             if self._holds is None:
-                self._holds = any(_pairs(network)) and _agree(features(network), features(made[1]))
+                self._holds = _agree(features(network), features(made[1]))
             if not self._holds:
                 return network
             self._made = made

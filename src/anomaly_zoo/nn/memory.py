@@ -101,7 +101,9 @@ def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Te
     return centre, F.pad(-2 * (memory - centre), (0, 0, 0, filling)), F.pad(squared_norm, (0, filling), value=torch.inf)
 
 
-def products(patches: Float[Tensor, "p d"], factor: Float[Tensor, "n d"], added: Float[Tensor, " n"]) -> Tensor:
+def products(
+    patches: Float[Tensor, "p d"], factor: Float[Tensor, "n d"], added: Float[Tensor, " n"]
+) -> Float[Tensor, "p n"]:
     """`patches @ factor.T + added`, on a CPU as a 1x1 convolution where it can be one.
 
     torch has two libraries for the same arithmetic there: on AMD processors, the one for matrices takes 2.6 times as
