@@ -44,7 +44,7 @@ def in_one_process(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) ->
     method.write_text("model: {class_path: tests.toy.Toy, init_args: {steps: 2}}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB", "0")
-        return run(resolve(method, options(tiny_root, folder)[1:-3]), "toy", folder)
+        return run(resolve(method, options(tiny_root, folder)[1:-1]), "toy", folder)
 
 
 def test_fit_writes_the_adapted_module_and_nothing_else(out: Path) -> None:

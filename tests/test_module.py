@@ -6,6 +6,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from jaxtyping import Float
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from anomaly_zoo.data import mvtec
@@ -118,6 +119,26 @@ def test_prepare_comes_before_the_optimizer_and_calibrate_after_the_last_step(ti
     module = fitted(tiny_root, tmp_path)
     assert module.events == ["prepare", "optimizer", "step", "step", "step", "calibrate"]
     assert module.calibrated_with == {"grad": False, "training": False}
+
+
+def test_the_network_is_on_its_device_before_the_support_is_drawn(tiny_root: Path, tmp_path: Path) -> None:
+    """Lightning calls `setup` before it moves the network; the device "meta" tells without a GPU."""
+
+    class Looking(Toy):
+        def _support(self) -> Batch:
+            raise AssertionError({tensor.device.type for tensor in [*self.parameters(), *self.buffers()]})
+
+    class Elsewhere(SingleDeviceStrategy):
+        def setup_environment(self) -> None:
+            """Nothing: the accelerator would refuse the device."""
+
+        def teardown(self) -> None:
+            """Nothing: what is on "meta" cannot come back."""
+
+    module = toy(Looking)
+    module.orientations = "square"
+    with pytest.raises(AssertionError, match=r"^\{'meta'\}$"):
+        trainer(tmp_path, strategy=Elsewhere(torch.device("meta"))).fit(module, datamodule=data(tiny_root))
 
 
 def test_both_get_the_whole_support_in_its_views(tiny_root: Path, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ class AnomalyModule(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Finds the orientations and calls `prepare` before fitting."""
         if stage == "fit":
+            self.to(self.device)  # Lightning moves the network after this hook, and `prepare` needs it before
             if self.orientations == "found" and self.support_views > 1:
                 self._find_orientations()
             self.prepare(self._support())

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from anomaly_zoo.config import build
+import torch
+
+from anomaly_zoo.config import AnomalyCLI, build
 from anomaly_zoo.grid.cells import Cell, Config, identity
 from anomaly_zoo.results import Result
 from anomaly_zoo.run import describe, run
@@ -41,20 +43,27 @@ def failed(cell: Cell, error: str) -> Result:
 
 
 def warm_up(config: Config) -> None:
-    """Draws one batch. A process does so once: it imports what the first run's clock would measure otherwise.
+    """Shows one batch to the backbone. A process does so once.
 
-    What is imported by then is not looked at again by the garbage collection before every run, which would take 0.3 s.
+    That imports what the first run's clock would measure otherwise, and sets up the GPU if there is one. The garbage
+    collection before every run does not look again at what is imported by then, which would take 0.3 s.
     """
-    next(iter(build(config).datamodule.train_dataloader()))
+    _see_one_batch(build(config))
     _warm.add(os.getpid())
     gc.collect()
     gc.freeze()
 
 
+@torch.no_grad()
+def _see_one_batch(cli: AnomalyCLI) -> None:
+    image = next(iter(cli.datamodule.train_dataloader())).image
+    device = cli.trainer.strategy.root_device
+    cli.model.backbone.to(device)(image.to(device))
+
+
 def use_threads(count: int) -> None:
     """Gives torch and OpenCV this many threads in this process."""
     import cv2
-    import torch
 
     torch.set_num_threads(count)
     cv2.setNumThreads(0 if count == 1 else count)

@@ -143,7 +143,7 @@ class COFT(AnomalyModule):
         negative, mask = synthesize(first, self._generator, self.negatives)
         stages = self.backbone(torch.cat([first, second, negative]))
         z1, z2, z_negative = self.projector(_embedding(stages)).chunk(3)
-        instance = instances(batch.path[0::2])[chosen]
+        instance = instances(batch.path[0::2])[chosen].to(self.device)
         losses = {
             "con": self._contrast(z1, z2),
             "pp": self.cross_instance_weight * cross_instance_loss(z1, z2, instance),

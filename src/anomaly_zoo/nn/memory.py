@@ -12,6 +12,7 @@ NUM_NEIGHBOURS = 3
 FAISS_ROWS = 16384
 GROUP = 64  # columns of a product that `smallest` looks at together
 MAX_CANDIDATES = 32768
+MAX_PRODUCT = 2**26  # numbers, of patches and rows on a GPU
 
 
 class PatchMemory(nn.Module):
@@ -74,10 +75,12 @@ def nearest_distance(
     """
     patches, memory = patches.detach().float(), memory.float()
     num_neighbours = min(num_neighbours, len(memory))
-    by_faiss = memory.device.type == "cpu" and len(memory) >= FAISS_ROWS
+    on_cpu = memory.device.type == "cpu"
+    by_faiss = on_cpu and len(memory) >= FAISS_ROWS
     centre, factor, squared_norm = factors(memory)
+    num_at_once = 512 if on_cpu else max(1, MAX_PRODUCT // len(memory))  # a product that stays in the cache, or fits
     distances = []
-    for chunk in torch.split(patches, 512):  # a product that stays in the cache
+    for chunk in torch.split(patches, num_at_once):
         if by_faiss:
             faiss.omp_set_num_threads(torch.get_num_threads())
             nearest = torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1])

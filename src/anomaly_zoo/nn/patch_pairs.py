@@ -57,7 +57,7 @@ def _nearest_in_other_images(normal: Float[Tensor, "b c h w"], instance: Int[Ten
     """Mean cosine of patches to the most similar ones of other images; every so many patches are enough."""
     unit = F.normalize(normal.flatten(2), dim=1, eps=EPS)
     patches = unit[:, :, :: max(1, unit.shape[2] // MAX_PATCHES)].mT
-    rows, owner = patches.flatten(0, 1), instance.to(normal.device).repeat_interleave(patches.shape[1])
+    rows, owner = patches.flatten(0, 1), instance.repeat_interleave(patches.shape[1])
     is_other = owner[:, None] != owner
     best = (rows @ rows.mT).masked_fill(~is_other, -1.0).amax(dim=1)
     return _mean(best, is_other.any(dim=1))
