@@ -55,7 +55,7 @@ class Folded:
             copied.zero_grad()  # frees the gradients that were copied, too
             made = (state, _fold(copied))
             if self._holds is None:
-                with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which would round more than TOLERANCE
+                with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # it rounds by more than TOLERANCE
                     self._holds = _agree(features(network), features(made[1]))
             if not self._holds:
                 return network
