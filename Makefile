@@ -46,8 +46,9 @@ lint: $(STAMP) ## check the format, the style and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-type: $(STAMP) ## mypy, strict, on src and tests
+type: $(STAMP) ## mypy, strict, on src, tests and benchmarks
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 test: $(STAMP) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) -m "not slow"

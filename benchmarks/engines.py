@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from anomaly_zoo.grid.engine import cores
@@ -41,7 +41,10 @@ def measure(engine: str, args: argparse.Namespace, store: Path, half: int) -> tu
     command += ["--shots", *map(str, args.shots), "--seeds", *map(str, args.seeds)]
     command += ["--workers", str(args.workers)] if args.workers else []
     environment = os.environ | {"WANDB": "0"} | ({"OMP_NUM_THREADS": "1"} if engine == "one-core" else {})
-    with losing_a_node(store, half) if engine == "ray-loses-a-node" else nullcontext([]) as address:
+    cluster: AbstractContextManager[list[str]] = nullcontext([])
+    if engine == "ray-loses-a-node":
+        cluster = losing_a_node(store, half)
+    with cluster as address:
         begin = time.perf_counter()
         done = subprocess.run([*command, *address], env=environment, capture_output=True, text=True)
         seconds = time.perf_counter() - begin
@@ -103,7 +106,8 @@ def main() -> int:
     print(f"{platform.machine()}, {cores()} cores, {load}, python {platform.python_version()}")
     print("| engine | cells | seconds | times faster | largest difference of a score |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="engines_") as folder:
-        first_s, first = 0.0, []
+        first_s = 0.0
+        first: list[Result] = []
         for engine in args.engines:
             seconds, results = measure(engine, args, Path(folder) / engine, len(first) // 2)
             first_s, first = (first_s, first) if first else (seconds, results)

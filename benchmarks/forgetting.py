@@ -107,7 +107,8 @@ class _Looks(L.Callback):
             defect = [
                 Path(path).parent.name if label else "" for path, label in zip(batch.path, batch.label, strict=True)
             ]
-            metrics.update(*copy(batch.image), batch.mask, batch.label, defect)
+            anomaly_map, image_score = copy(batch.image)
+            metrics.update(anomaly_map, image_score, batch.mask, batch.label, defect)
         found = metrics.compute()[0]
         for name, values in self.metrics.items():
             values.append(found.get(name, float("nan")))
