@@ -126,6 +126,14 @@ def test_without_a_method_the_methods_are_listed(
         assert re.search(rf"^  {name} +\w+", said, re.MULTILINE)
 
 
+def test_an_option_that_is_nearly_one_gets_a_hint(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        bench(tiny_root, "--enginee=local", "x")
+    assert raised.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("unrecognized arguments: --enginee=local x. Did you mean --engine?")
+
+
 @pytest.mark.parametrize(
     "options", [["--shots", "two"], ["--shot5", "2"], ["--workers", "0"], ["--gpus", "1.5"], ["--retries", "-1"]]
 )

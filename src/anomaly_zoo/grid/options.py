@@ -1,6 +1,7 @@
 """The command line of the bench. Needs no torch."""
 
 import argparse
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -47,7 +48,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     where.add_argument(
         "--retries", type=_at_least(0), default=2, metavar="N", help="of a run whose process or node died (2)"
     )
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=1)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     for method in options.method or [""]:
         if not method or (method not in known and not Path(method).is_file()):
             _refuse_method(parser, method)
