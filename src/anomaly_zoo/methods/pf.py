@@ -140,7 +140,8 @@ class PF(AnomalyModule):
 
     def calibrate(self, support: Batch) -> None:
         """Measures the discrepancy that is left on the support, and fits the memories."""
-        teacher, student = stages_of(self.backbone, support.image), stages_of(self.student, support.image)
+        teacher = self._targets() if self._targets()[0].numel() else stages_of(self.backbone, support.image)
+        student = stages_of(self.student, support.image)
         left = [stage.mean() for stage in self._discrepancies(teacher, student)]
         self.spread = torch.stack(left).clamp(min=MIN_SPREAD)
         if self.memory_weight:
