@@ -6,15 +6,13 @@ products; a method that is built of those blocks needs no code here.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import NUM_NEIGHBOURS, PatchMemory, factors, products, smallest
+from anomaly_zoo.nn.memory import CHUNK, NUM_NEIGHBOURS, PatchMemory, factors, products, smallest
 from anomaly_zoo.nn.tiling import Tiling
-
-_CHUNK = 512
 
 
 class InspectionGraph(nn.Module):
@@ -84,63 +82,56 @@ class _PreparedMemory(nn.Module):
 
     def __init__(self, memory: PatchMemory) -> None:
         super().__init__()
-        for stage, rows in enumerate(memory.buffers()):
-            centre, factor, squared_norm = factors(rows.float())
-            self.register_buffer(f"rows{stage}", rows.float())
-            self.register_buffer(f"centre{stage}", centre)
-            self.register_buffer(f"factor{stage}", factor)
-            self.register_buffer(f"squared_norm{stage}", squared_norm)
+        self.num_raw = memory.num_raw
+        for stage in range(memory.num_stages):
+            rows = getattr(memory, f"stage{stage}").float()
+            self.register_buffer(f"rows{stage}", rows)
+            self.register_buffer(f"centre{stage}", rows.mean(dim=0))
+            if stage < memory.num_raw:
+                self.register_buffer(f"length{stage}", getattr(memory, f"length{stage}").float())
+            self.prepare(stage, *factors(rows)[1:])
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Distance of every patch to the memory of its stage."""
-        distances = []
+    def prepare(self, stage: int, factor: Float[Tensor, "n c"], squared_norm: Float[Tensor, " n"]) -> None:
+        """Keeps what `nearest` needs."""
+        self.register_buffer(f"factor{stage}", factor)
+        self.register_buffer(f"squared_norm{stage}", squared_norm)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Distances at unit length in every stage, and of patches as they are in the finest ones."""
+        unit, raw = [], []
         for stage, feature in enumerate(features):
-            patches = feature.movedim(1, 3).flatten(0, 2)
-            chunks = torch.split(patches, _CHUNK)  # products that stay in the cache
-            distance = torch.cat([self.nearest(stage, chunk) for chunk in chunks])
-            distances.append(torch.unflatten(distance, 0, (-1, *feature.shape[2:])))
-        return distances
+            direction, patches = (maps.movedim(1, 3).flatten(0, 2) for maps in (F.normalize(feature, dim=1), feature))
+            rows = getattr(self, f"rows{stage}")
+            nearest = self.nearest(stage, direction - getattr(self, f"centre{stage}"), min(NUM_NEIGHBOURS, len(rows)))
+            near, grid = rows[nearest], (-1, *feature.shape[2:])
+            unit.append(torch.unflatten((direction[:, None] - near).norm(dim=2).mean(dim=1), 0, grid))
+            if stage < self.num_raw:
+                near = near * getattr(self, f"length{stage}")[nearest][..., None]
+                raw.append(torch.unflatten((patches[:, None] - near).norm(dim=2).mean(dim=1), 0, grid))
+        return unit, raw
 
-    def nearest(self, stage: int, patches: Float[Tensor, "p c"]) -> Float[Tensor, " p"]:
-        """Mean distance to the nearest rows."""
-        rows = getattr(self, f"rows{stage}")
-        product = self.product(stage, patches - getattr(self, f"centre{stage}"))
-        nearest = rows[smallest(product, min(NUM_NEIGHBOURS, len(rows)))]
-        distance: Tensor = (patches[:, None] - nearest).norm(dim=2).mean(dim=1)
-        return distance
-
-    def product(self, stage: int, centred: Float[Tensor, "p c"]) -> Float[Tensor, "p n"]:
-        """|m|^2 - 2 x.m."""
-        return products(centred, getattr(self, f"factor{stage}"), getattr(self, f"squared_norm{stage}"))
+    def nearest(self, stage: int, centred: Float[Tensor, "p c"], count: int) -> Int[Tensor, "p k"]:
+        """Indices of the nearest rows."""
+        factor, squared_norm = getattr(self, f"factor{stage}"), getattr(self, f"squared_norm{stage}")
+        chunks = torch.split(centred, CHUNK)
+        return torch.cat([smallest(products(chunk, factor, squared_norm), count) for chunk in chunks])
 
 
 class _MatrixMemory(_PreparedMemory):
     """The same by a single matrix product per stage, for any number of patches."""
 
-    def __init__(self, memory: PatchMemory) -> None:
-        super().__init__(memory)
-        for stage in range(len(list(memory.buffers()))):
-            factor, norm = getattr(self, f"factor{stage}"), getattr(self, f"squared_norm{stage}")
-            finite = norm.where(norm.isfinite(), 0)
-            filling = norm - finite if norm.isinf().any() else None  # by itself: no infinity in a quantised matrix
-            self.register_buffer(f"joined{stage}", torch.cat([factor, finite[:, None]], dim=1).T.contiguous())
-            self.register_buffer(f"filling{stage}", filling)
-            delattr(self, f"factor{stage}")
-            delattr(self, f"squared_norm{stage}")
+    def prepare(self, stage: int, factor: Float[Tensor, "n c"], squared_norm: Float[Tensor, " n"]) -> None:
+        """Joins both in one matrix, for patches with a 1 appended."""
+        finite = squared_norm.where(squared_norm.isfinite(), 0)
+        filling = squared_norm - finite if squared_norm.isinf().any() else None  # apart: no infinity to be quantised
+        self.register_buffer(f"joined{stage}", torch.cat([factor, finite[:, None]], dim=1).T.contiguous())
+        self.register_buffer(f"filling{stage}", filling)
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Distance of every patch to the memory of its stage."""
-        distances = [self.nearest(stage, feature.movedim(1, 3).flatten(0, 2)) for stage, feature in enumerate(features)]
-        return [
-            torch.unflatten(distance, 0, (-1, *feature.shape[2:]))
-            for distance, feature in zip(distances, features, strict=True)
-        ]
-
-    def product(self, stage: int, centred: Float[Tensor, "p c"]) -> Float[Tensor, "p n"]:
-        """|m|^2 - 2 x.m, for x with a 1 appended."""
+    def nearest(self, stage: int, centred: Float[Tensor, "p c"], count: int) -> Int[Tensor, "p k"]:
+        """Indices of the nearest rows."""
         product: Tensor = F.pad(centred, (0, 1), value=1.0) @ getattr(self, f"joined{stage}")
         filling = getattr(self, f"filling{stage}")
-        return product if filling is None else product + filling
+        return smallest(product if filling is None else product + filling, count)
 
 
 class _Whitening(nn.Module):

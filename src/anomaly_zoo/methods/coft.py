@@ -31,6 +31,7 @@ from anomaly_zoo.types import Batch, Prediction
 
 NUM_RAW_STAGES = 2  # the finest ones, where the length of a feature shows faint defects
 MAX_HELD_OUT = 8
+NUM_COMPARED = 2048  # patches of the other images
 MIN_SPREAD = 1e-6
 
 
@@ -117,8 +118,7 @@ class COFT(AnomalyModule):
         self.predictor: nn.Module = Projector(128, 32, 128) if contrast == "simsiam" else nn.Identity()
         self.gaussian = Gaussian()
         self.num_raw = min(NUM_RAW_STAGES, len(backbone.stages))
-        self.unit_memory = PatchMemory(len(backbone.stages))
-        self.raw_memory = PatchMemory(self.num_raw)
+        self.memory = PatchMemory(len(backbone.stages), self.num_raw)
         self.register_buffer("patch_spread", torch.ones(()))
         self.register_buffer("embedding_spread", torch.ones(()))
         self.register_buffer("stage_spread", torch.ones(len(backbone.stages) + self.num_raw))
@@ -166,13 +166,12 @@ class COFT(AnomalyModule):
             stages, instances(support.path)
         )
         self.gaussian.fit(_embedding(stages))
-        self.unit_memory.fit(unit_patches(stages), self.max_patches)
-        self.raw_memory.fit(stages[: self.num_raw], self.max_patches)
+        self.memory.fit(stages, self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """The patches' distances as a map; the peak of those at unit length and the embedding's as the image score."""
         features = self.backbone(image)
-        unit, raw = self.unit_memory(unit_patches(features)), self.raw_memory(features[: self.num_raw])
+        unit, raw = self.memory(features)
         distance = join([stage / spread for stage, spread in zip(unit + raw, self.stage_spread, strict=True)])
         patch_score = peak(join(unit)) / self.patch_spread
         embedding_score = self.gaussian(_embedding(features)).sqrt() / self.embedding_spread
@@ -214,16 +213,17 @@ class COFT(AnomalyModule):
         folds = held_out_folds(instance, MAX_HELD_OUT)
         if not folds:  # a single view: nothing to compare with
             return self.patch_spread, self.embedding_spread, self.stage_spread
-        patches = unit_patches(stages) + stages[: self.num_raw]
+        memory = PatchMemory(len(stages), self.num_raw).to(self.device)
         peaks, embedded, by_stage = [], [], []
         for held_out in folds:
             out, rest = held_out.nonzero()[:1, 0], ~held_out
             gaussian = Gaussian().to(self.device)
             gaussian.fit(_embedding([stage[rest] for stage in stages]))
-            distances = [distance_to_sample(stage[out], stage[rest]) for stage in patches]
-            peaks.append(peak(join(distances[: len(stages)])).squeeze())
+            memory.fit([stage[rest] for stage in stages], NUM_COMPARED, num_candidates=NUM_COMPARED)
+            unit, raw = memory([stage[out] for stage in stages])
+            peaks.append(peak(join(unit)).squeeze())
             embedded.append(gaussian(_embedding([stage[out] for stage in stages])).sqrt().squeeze())
-            by_stage.append(torch.stack([distance.mean() for distance in distances]))
+            by_stage.append(torch.stack([distance.mean() for distance in unit + raw]))
         patch, embedding, stage = (
             torch.stack(d).mean(dim=0).clamp(min=MIN_SPREAD) for d in (peaks, embedded, by_stage)
         )

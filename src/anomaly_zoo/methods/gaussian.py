@@ -137,12 +137,12 @@ class GaussianAD(AnomalyModule):
         stages, instance = stages_of(self.backbone, support.image), instances(support.path)
         self.gaussians.fit(stages, instance)
         self._fit_spread(stages, instance)
-        self.memory.fit(unit_patches(stages), self.max_patches)
+        self.memory.fit(stages, self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """All distances of the patches as a map; their peaks and the averaged stages' as the image score."""
         stages = self.backbone(image)
-        maps, scores = _measure(self.gaussians, stages, self.memory(unit_patches(stages)))
+        maps, scores = _measure(self.gaussians, stages, self.memory(stages)[0])
         memory_weight = self.score_weights[0]
         num_gaussians = len(self.gaussians.patches)
         weights = [1.0] * num_gaussians + [memory_weight] * (len(maps) - num_gaussians)

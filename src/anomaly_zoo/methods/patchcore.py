@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule, Orientations
 from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
-from anomaly_zoo.nn.features import join, to_image, unit_patches
+from anomaly_zoo.nn.features import join, to_image
 from anomaly_zoo.nn.memory import PatchMemory
 from anomaly_zoo.types import Batch, Prediction
 
@@ -44,9 +44,9 @@ class PatchCore(AnomalyModule):
 
     def calibrate(self, support: Batch) -> None:
         """Fills the memory."""
-        self.memory.fit(unit_patches(stages_of(self.backbone, support.image)), self.max_patches)
+        self.memory.fit(stages_of(self.backbone, support.image), self.max_patches)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """The map is the smoothed distance of the patches; the image score the largest distance."""
-        distance = join(self.memory(unit_patches(self.backbone(image))))
+        distance = join(self.memory(self.backbone(image))[0])
         return Prediction(to_image(distance, (image.shape[2], image.shape[3])), distance.flatten(1).amax(dim=1))

@@ -12,57 +12,77 @@ NUM_NEIGHBOURS = 3
 FAISS_ROWS = 16384
 GROUP = 64  # columns of a product that `smallest` looks at together
 MAX_CANDIDATES = 32768
+CHUNK = 512  # patches whose products with a memory stay in a CPU's cache
 MAX_PRODUCT = 2**26  # numbers, of patches and rows on a GPU
+
+Distances = list[Float[Tensor, "b _ _"]]
 
 
 class PatchMemory(nn.Module):
     """The support's patches of every stage, thinned out to coresets, and how far other patches are from them.
 
-    Ours: every stage is searched on its own grid, at a tenth of the work of one grid of joined stages (PatchCore,
-    Roth et al., CVPR 2022), and the mean over the `NUM_NEIGHBOURS` nearest replaces the distance to the nearest one,
-    which a single odd patch of the support decides.
+    Ours: patches are compared at unit length (contrast matters less, and no stage outvotes another), and those of the
+    finest stages also as they are, with the very rows that are the nearest at unit length: one search does for both.
+    Every stage is searched on its own grid, at a tenth of the work of one grid of joined stages (PatchCore, Roth et
+    al., CVPR 2022), and the mean over the `NUM_NEIGHBOURS` nearest replaces the distance to the nearest one, which a
+    single odd patch of the support decides.
 
     Args:
-        num_stages: feature maps per image.
+        num_stages: feature maps per image, finest first.
+        num_raw: of them, the finest whose patches are also compared as they are.
     """
 
-    def __init__(self, num_stages: int) -> None:
+    def __init__(self, num_stages: int, num_raw: int = 0) -> None:
         super().__init__()
+        self.num_stages = num_stages
+        self.num_raw = num_raw
         for stage in range(num_stages):
             self.register_buffer(f"stage{stage}", torch.empty(0, 0))
+        for stage in range(num_raw):
+            self.register_buffer(f"length{stage}", torch.empty(0))
 
-    def fit(self, features: list[Float[Tensor, "n _ _ _"]], size: int) -> None:
-        """Remembers at most `size` patches per stage, chosen by `greedy_coreset` among `MAX_CANDIDATES` random ones."""
-        for (name, _), feature in zip(self.named_buffers(), features, strict=True):
-            patches = _rows(feature)
-            if len(patches) > MAX_CANDIDATES:
-                drawn = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:MAX_CANDIDATES]
-                patches = patches[drawn.to(patches.device)]
-            setattr(self, name, patches[greedy_coreset(patches, size)].contiguous())
+    def fit(self, features: list[Float[Tensor, "n _ _ _"]], size: int, num_candidates: int = MAX_CANDIDATES) -> None:
+        """Remembers at most `size` patches per stage, chosen by `greedy_coreset` among random candidates.
 
-    def forward(self, features: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _"]]:
-        """Distance of every patch to the memory of its stage.
+        Args:
+            features: of the support.
+            size: of the memory of every stage.
+            num_candidates: drawn at random, always the same; with no more than `size`, the memory is a random sample.
+        """
+        for stage, feature in enumerate(features):
+            direction, patches = _rows(F.normalize(feature, dim=1)), _rows(feature)
+            if len(patches) > num_candidates:
+                drawn = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:num_candidates]
+                direction, patches = direction[drawn.to(patches.device)], patches[drawn.to(patches.device)]
+            chosen = greedy_coreset(direction, size)
+            setattr(self, f"stage{stage}", direction[chosen].contiguous())
+            if stage < self.num_raw:
+                setattr(self, f"length{stage}", patches[chosen].norm(dim=1))
+
+    def forward(self, features: list[Float[Tensor, "b _ _ _"]]) -> tuple[Distances, Distances]:
+        """Distances of every patch at unit length in every stage, and as it is in the finest ones.
 
         Raises:
             RuntimeError: the memory is empty.
         """
-        distances = []
-        for memory, feature in zip(self.buffers(), features, strict=True):
-            if not len(memory):
+        unit, raw = [], []
+        for stage, feature in enumerate(features):
+            rows: Tensor = getattr(self, f"stage{stage}")
+            if not len(rows):
                 raise RuntimeError("The patch memory is empty: fit it on the support first.")
-            distance = nearest_distance(_rows(feature), memory)
-            distances.append(distance.view(len(feature), *feature.shape[2:]))
-        return distances
+            direction, shape = _rows(F.normalize(feature, dim=1)), (len(feature), *feature.shape[2:])
+            nearest = nearest_rows(direction, rows)
+            unit.append(mean_distance(direction, rows, nearest).view(shape))
+            if stage < self.num_raw:
+                as_they_are = rows * getattr(self, f"length{stage}")[:, None]
+                raw.append(mean_distance(_rows(feature), as_they_are, nearest).view(shape))
+        return unit, raw
 
 
 def nearest_distance(
     patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], num_neighbours: int = NUM_NEIGHBOURS
 ) -> Float[Tensor, " p"]:
     """Mean Euclidean distance to the nearest rows of the memory; exact.
-
-    A small memory is searched by a matrix product, a large one on the CPU by faiss: each where it is the faster one.
-    The search may err between rows that are equally near up to rounding; the distances themselves never suffer from the
-    cancellation in |x|^2 - 2 x.m + |m|^2, so that a patch of the memory has distance 0 to itself.
 
     Args:
         patches: the queries.
@@ -73,21 +93,48 @@ def nearest_distance(
         >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]), num_neighbours=1)
         tensor([2.])
     """
+    return mean_distance(patches, memory, nearest_rows(patches, memory, num_neighbours))
+
+
+def nearest_rows(
+    patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], num_neighbours: int = NUM_NEIGHBOURS
+) -> Int[Tensor, "p k"]:
+    """Indices of the nearest rows of the memory, in no order.
+
+    A small memory is searched by a matrix product, a large one on the CPU by faiss: each where it is the faster one.
+    The search may err between rows that are equally near up to rounding.
+
+    Args:
+        patches: the queries.
+        memory: the rows to search.
+        num_neighbours: k; all rows if there are fewer.
+    """
     patches, memory = patches.detach().float(), memory.float()
     num_neighbours = min(num_neighbours, len(memory))
     on_cpu = memory.device.type == "cpu"
     by_faiss = on_cpu and len(memory) >= FAISS_ROWS
     centre, factor, squared_norm = factors(memory)
-    num_at_once = 512 if on_cpu else max(1, MAX_PRODUCT // len(memory))  # a product that stays in the cache, or fits
-    distances = []
+    num_at_once = CHUNK if on_cpu else max(1, MAX_PRODUCT // len(memory))
+    nearest = []
     for chunk in torch.split(patches, num_at_once):
         if by_faiss:
             faiss.omp_set_num_threads(torch.get_num_threads())
-            nearest = torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1])
+            nearest.append(torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1]))
         else:
-            nearest = smallest(products(chunk - centre, factor, squared_norm), num_neighbours)
-        distances.append((chunk[:, None] - memory[nearest]).norm(dim=2).mean(dim=1))
-    return torch.cat(distances)
+            nearest.append(smallest(products(chunk - centre, factor, squared_norm), num_neighbours))
+    return torch.cat(nearest)
+
+
+def mean_distance(
+    patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], rows: Int[Tensor, "p k"]
+) -> Float[Tensor, " p"]:
+    """Mean Euclidean distance of every patch to its rows of the memory.
+
+    It never suffers from the cancellation in |x|^2 - 2 x.m + |m|^2: a patch of the memory has distance 0 to itself.
+    """
+    patches, memory = patches.detach().float(), memory.float()
+    chunks = zip(torch.split(patches, CHUNK), torch.split(rows, CHUNK), strict=True)
+    return torch.cat([(chunk[:, None] - memory[row]).norm(dim=2).mean(dim=1) for chunk, row in chunks])
 
 
 def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "n d"], Float[Tensor, " n"]]:
