@@ -62,7 +62,7 @@ class Toy(AnomalyModule):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         embedded = self._embed(image)
-        score = (embedded - self.target).norm(dim=1) + self.memory([embedded[:, :, None, None]])[0].flatten()
+        score = (embedded - self.target).norm(dim=1) + self.memory([embedded[:, :, None, None]])[0][0].flatten()
         return Prediction(score[:, None, None] * image.mean(dim=1), score)
 
     def _embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:

@@ -80,11 +80,12 @@ def test_a_threshold_between_two_scores_decides(model: Model, test_images: list[
 @pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 200, 192, 1000])
 def test_memories_of_any_size_keep_their_distances(count: int, is_exported: bool) -> None:
     torch.manual_seed(0)
-    memory = PatchMemory(2)
+    memory = PatchMemory(2, num_raw=1)
     memory.fit([torch.randn(count, 6, 1, 1), torch.randint(3, (count, 4, 1, 1)).float()], count)
     features = [torch.randn(2, 6, 5, 3), torch.randint(3, (2, 4, 2, 2)).float()]  # the second one has many ties
-    expected = memory(features)
+    unit, raw = memory(features)
     holder = torch.nn.ModuleList([memory])
     replace_blocks(holder, is_exported)
-    for found, wanted in zip(holder[0](features), expected, strict=True):
+    found_unit, found_raw = holder[0](features)
+    for found, wanted in zip(found_unit + found_raw, unit + raw, strict=True):
         torch.testing.assert_close(found, wanted)

@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_zoo.config import AnomalyCLI, build, resolve
 from anomaly_zoo.methods.coft import COFT
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
+from anomaly_zoo.nn.features import join, peak, to_image
 from anomaly_zoo.types import Batch
 
 
@@ -39,7 +40,7 @@ def test_scores_are_the_distances_in_units_of_held_out_support_images(method: CO
     prediction = method(image)
 
     stages = method.backbone(image)
-    unit, raw = method.unit_memory(unit_patches(stages)), method.raw_memory(stages[:2])
+    unit, raw = method.memory(stages)
     units = [stage / spread for stage, spread in zip(unit + raw, method.stage_spread, strict=True)]
     torch.testing.assert_close(prediction.anomaly_map, to_image(join(units), (64, 64)))
     patch = peak(join(unit)) / method.patch_spread
@@ -50,12 +51,14 @@ def test_scores_are_the_distances_in_units_of_held_out_support_images(method: CO
     for out in range(3):
         rest = [i for i in range(6) if i // 2 != out]
         features = method.backbone(normal.image)
-        by_stage = []
-        for stage in [*unit_patches(features), *features[:2]]:
-            query = stage[2 * out].flatten(1).T
-            memory = stage[rest].movedim(1, 3).flatten(0, 2)
-            nearest = torch.cdist(query.double(), memory.double()).topk(3, largest=False).values.mean(dim=1)
-            by_stage.append(nearest.float().view(1, *stage.shape[2:]))
+        by_stage, as_they_are = [], []
+        for stage in features:
+            query, memory = (maps.movedim(1, 3).flatten(0, 2).double() for maps in (stage[2 * out][None], stage[rest]))
+            to_rows = torch.cdist(F.normalize(query), F.normalize(memory))
+            distance, nearest = to_rows.topk(3, largest=False)
+            by_stage.append(distance.mean(dim=1).float().view(1, *stage.shape[2:]))
+            as_they_are.append((query[:, None] - memory[nearest]).norm(dim=2).float())
+        by_stage += as_they_are[:2]
         peaks.append(peak(join(by_stage[:3]))[0])
         mean.append(torch.stack([stage.mean() for stage in by_stage]))
     torch.testing.assert_close(method.patch_spread, torch.stack(peaks).mean(), rtol=1e-4, atol=0)

@@ -45,7 +45,7 @@ def test_scores_are_weighted_distances_in_units_of_held_out_support_images() -> 
     normal, image = support(num_images=3, views=2), support(2, 1, seed=1).image
     adapted.calibrate(normal)
     stages = adapted.backbone(image)
-    nearest = peak(join(adapted.memory(unit_patches(stages))))
+    nearest = peak(join(adapted.memory(stages)[0]))
     unit: list[Tensor] = [
         gaussian(stage) for gaussian, stage in zip(adapted.gaussians.patches, unit_patches(stages)[:2], strict=False)
     ]

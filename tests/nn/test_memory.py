@@ -146,18 +146,32 @@ def feature_maps(*shapes: tuple[int, int, int], count: int = 4, seed: int = 0) -
 
 def test_memory_remembers_patches_of_every_stage_and_measures_the_distance_to_them() -> None:
     shapes = (5, 6, 8), (7, 3, 4)
-    memory, support, queries = PatchMemory(2), feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
+    memory, support, queries = PatchMemory(2, num_raw=1), feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
     memory.fit(support, size=20)
-    distances = memory(queries)
-    assert [distance.shape for distance in distances] == [(2, 6, 8), (2, 3, 4)]
-    for stage, (kept, normal, feature, distance) in enumerate(
-        zip(memory.buffers(), support, queries, distances, strict=True)
-    ):
-        rows = torch.stack([normal[i, :, y, x] for i in range(4) for y, x in np.ndindex(shapes[stage][1:])])
-        assert torch.equal(kept, rows[greedy_coreset(rows, 20)])
-        for i, y, x in np.ndindex(distance.shape):
-            expected = slow_nearest_distance(feature[i, :, y, x][None], kept)
-            assert distance[i, y, x].item() == pytest.approx(expected[0], rel=1e-5)
+    unit, raw = memory(queries)
+    assert [distance.shape for distance in unit + raw] == [(2, 6, 8), (2, 3, 4), (2, 6, 8)]
+    for stage, (normal, feature) in enumerate(zip(support, queries, strict=True)):
+        kept = getattr(memory, f"stage{stage}")
+        patches = torch.stack([normal[i, :, y, x] for i in range(4) for y, x in np.ndindex(shapes[stage][1:])])
+        directions = patches / patches.norm(dim=1, keepdim=True)
+        chosen = greedy_coreset(directions, 20)
+        torch.testing.assert_close(kept, directions[chosen])
+        for i, y, x in np.ndindex(*unit[stage].shape):
+            patch = feature[i, :, y, x]
+            to_rows = (patch / patch.norm() - directions[chosen]).norm(dim=1)
+            nearest = to_rows.topk(3, largest=False).indices
+            assert unit[stage][i, y, x].item() == pytest.approx(to_rows[nearest].mean().item(), rel=1e-5)
+            if stage == 0:  # as they are, to the patches that are nearest at unit length
+                expected = (patch - patches[chosen][nearest]).norm(dim=1).mean().item()
+                assert raw[0][i, y, x].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_as_many_candidates_as_rows_make_a_random_sample() -> None:
+    memory, support = PatchMemory(1, num_raw=1), feature_maps((4, 5, 5))
+    memory.fit(support, size=30, num_candidates=30)
+    drawn = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:30]
+    patches = support[0].movedim(1, 3).flatten(0, 2)[drawn]
+    torch.testing.assert_close(memory.stage0 * memory.length0[:, None], patches)
 
 
 def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> None:

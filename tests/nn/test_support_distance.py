@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_zoo.nn.support_distance import SupportDistance
@@ -9,13 +10,11 @@ def stages(num_images: int, seed: int = 0) -> list[Tensor]:
     return [torch.randn(num_images, 6, side, side, generator=generator) for side in (4, 3, 2)]
 
 
-def rows(stage: Tensor, unit: bool) -> Tensor:
-    patches = stage.double().movedim(1, 3).flatten(0, 2)
-    return patches / patches.norm(dim=1, keepdim=True) if unit else patches
-
-
-def nearest(query: Tensor, memory: Tensor) -> Tensor:
-    return torch.cdist(query, memory).topk(3, largest=False).values.mean(dim=1)
+def distances(query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """At unit length, and as they are to the patches that are nearest at unit length."""
+    patches, others = (stage.double().movedim(1, 3).flatten(0, 2) for stage in (query, memory))
+    distance, nearest = torch.cdist(F.normalize(patches), F.normalize(others)).topk(3, largest=False)
+    return distance.mean(dim=1), (patches[:, None] - others[nearest]).norm(dim=2).mean(dim=1)
 
 
 def test_distances_are_in_units_of_held_out_images() -> None:
@@ -25,12 +24,12 @@ def test_distances_are_in_units_of_held_out_images() -> None:
     distance.fit(support, instance)
     unit, raw = distance(query)
     assert (len(unit), len(raw)) == (3, 2)
-    for measured, stage, is_unit in [(unit[0], 0, True), (unit[2], 2, True), (raw[1], 1, False)]:
+    for measured, stage, kind in [(unit[0], 0, 0), (unit[2], 2, 0), (raw[1], 1, 1)]:
         held_out = []
         for out in range(3):  # the first view of an image against all views of the others
             rest = support[stage][[i for i in range(6) if i // 2 != out]]
-            held_out.append(nearest(rows(support[stage][2 * out : 2 * out + 1], is_unit), rows(rest, is_unit)).mean())
-        expected = nearest(rows(query[stage], is_unit), rows(support[stage], is_unit)) / torch.stack(held_out).mean()
+            held_out.append(distances(support[stage][2 * out : 2 * out + 1], rest)[kind].mean())
+        expected = distances(query[stage], support[stage])[kind] / torch.stack(held_out).mean()
         torch.testing.assert_close(measured.flatten().double(), expected, rtol=1e-4, atol=0)
 
 
@@ -39,7 +38,7 @@ def test_a_memory_keeps_no_more_than_it_may_and_always_the_same() -> None:
     for distance in (first, second):
         distance.fit(stages(6), torch.arange(6))
     memory = dict(first.named_buffers())
-    assert len(memory["unit_memory.stage0"]) == 7
+    assert len(memory["memory.stage0"]) == 7
     assert all(torch.equal(value, memory[name]) for name, value in second.named_buffers())
 
 
