@@ -12,8 +12,8 @@ NUM_NEIGHBOURS = 3
 FAISS_ROWS = 16384
 GROUP = 64  # columns of a product that `smallest` looks at together
 MAX_CANDIDATES = 32768
-CHUNK = 512  # patches whose products with a memory stay in a CPU's cache
-MAX_PRODUCT = 2**26  # numbers, of patches and rows on a GPU
+CHUNK = 512  # patches at once on a CPU: what they make of a memory stays in its cache
+MAX_NUMBERS = 2**26  # that patches make at once on a GPU
 
 Distances = list[Float[Tensor, "b _ _"]]
 
@@ -111,12 +111,10 @@ def nearest_rows(
     """
     patches, memory = patches.detach().float(), memory.float()
     num_neighbours = min(num_neighbours, len(memory))
-    on_cpu = memory.device.type == "cpu"
-    by_faiss = on_cpu and len(memory) >= FAISS_ROWS
+    by_faiss = memory.device.type == "cpu" and len(memory) >= FAISS_ROWS
     centre, factor, squared_norm = factors(memory)
-    num_at_once = CHUNK if on_cpu else max(1, MAX_PRODUCT // len(memory))
     nearest = []
-    for chunk in torch.split(patches, num_at_once):
+    for chunk in torch.split(patches, _num_at_once(memory, len(memory))):
         if by_faiss:
             faiss.omp_set_num_threads(torch.get_num_threads())
             nearest.append(torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1]))
@@ -133,7 +131,8 @@ def mean_distance(
     It never suffers from the cancellation in |x|^2 - 2 x.m + |m|^2: a patch of the memory has distance 0 to itself.
     """
     patches, memory = patches.detach().float(), memory.float()
-    chunks = zip(torch.split(patches, CHUNK), torch.split(rows, CHUNK), strict=True)
+    num_at_once = _num_at_once(memory, rows.shape[1] * memory.shape[1])
+    chunks = zip(torch.split(patches, num_at_once), torch.split(rows, num_at_once), strict=True)
     return torch.cat([(chunk[:, None] - memory[row]).norm(dim=2).mean(dim=1) for chunk, row in chunks])
 
 
@@ -229,6 +228,10 @@ def greedy_coreset(patches: Float[Tensor, "p d"], size: int, num_projected: int 
         distance[newest] = -torch.inf  # never twice, also where all that is left are copies of those taken
         chosen[i] = distance.argmax()
     return chosen
+
+
+def _num_at_once(memory: Tensor, numbers_per_patch: int) -> int:
+    return CHUNK if memory.device.type == "cpu" else max(1, MAX_NUMBERS // max(1, numbers_per_patch))
 
 
 def _rows(feature: Float[Tensor, "n c h w"]) -> Float[Tensor, "p c"]:
