@@ -171,7 +171,8 @@ def test_as_many_candidates_as_rows_make_a_random_sample() -> None:
     memory.fit(support, size=30, num_candidates=30)
     drawn = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:30]
     patches = support[0].movedim(1, 3).flatten(0, 2)[drawn]
-    torch.testing.assert_close(memory.stage0 * memory.length0[:, None], patches)
+    rows, length = memory.buffers()
+    torch.testing.assert_close(rows * length[:, None], patches)
 
 
 def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> None:
