@@ -55,9 +55,10 @@ def test_scores_are_the_distances_in_units_of_held_out_support_images(method: CO
         for stage in features:
             query, memory = (maps.movedim(1, 3).flatten(0, 2).double() for maps in (stage[2 * out][None], stage[rest]))
             to_rows = torch.cdist(F.normalize(query), F.normalize(memory))
-            distance, nearest = to_rows.topk(3, largest=False)
-            by_stage.append(distance.mean(dim=1).float().view(1, *stage.shape[2:]))
-            as_they_are.append((query[:, None] - memory[nearest]).norm(dim=2).float())
+            distance, nearest = to_rows.topk(4, largest=False)
+            by_stage.append(distance[:, :3].mean(dim=1).float().view(1, *stage.shape[2:]))
+            raw_distance, weight = (query[:, None] - memory[nearest]).norm(dim=2), distance[:, 3:] - distance
+            as_they_are.append(((weight * raw_distance).sum(dim=1) / weight.sum(dim=1)).float())
         by_stage += as_they_are[:2]
         peaks.append(peak(join(by_stage[:3]))[0])
         mean.append(torch.stack([stage.mean() for stage in by_stage]))

@@ -159,11 +159,24 @@ def test_memory_remembers_patches_of_every_stage_and_measures_the_distance_to_th
         for i, y, x in np.ndindex(*unit[stage].shape):
             patch = feature[i, :, y, x]
             to_rows = (patch / patch.norm() - directions[chosen]).norm(dim=1)
-            nearest = to_rows.topk(3, largest=False).indices
-            assert unit[stage][i, y, x].item() == pytest.approx(to_rows[nearest].mean().item(), rel=1e-5)
+            nearest = to_rows.topk(4, largest=False)
+            assert unit[stage][i, y, x].item() == pytest.approx(nearest.values[:3].mean().item(), rel=1e-5)
             if stage == 0:  # as they are, to the patches that are nearest at unit length
-                expected = (patch - patches[chosen][nearest]).norm(dim=1).mean().item()
-                assert raw[0][i, y, x].item() == pytest.approx(expected, rel=1e-5)
+                weight = nearest.values[3] - nearest.values[:3]
+                as_they_are = (patch - patches[chosen][nearest.indices[:3]]).norm(dim=1)
+                expected = ((weight * as_they_are).sum() / weight.sum()).item()
+                assert raw[0][i, y, x].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_rows_that_are_equally_near_make_no_leap() -> None:
+    memory = PatchMemory(1, num_raw=1)
+    memory.fit([feature_maps((2, 40, 40), count=1)[0]], size=60)
+    angle = torch.linspace(0, 6.28, 20001)
+    query = torch.stack([angle.cos(), angle.sin()])[None, :, :, None]
+    for distances in memory([query]):
+        steps = distances[0].flatten().diff().abs()
+        assert steps.max() < 0.01 * distances[0].max()
+        assert distances[0].max() > 10 * steps.median()
 
 
 def test_as_many_candidates_as_rows_make_a_random_sample() -> None:

@@ -13,8 +13,10 @@ def stages(num_images: int, seed: int = 0) -> list[Tensor]:
 def distances(query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """At unit length, and as they are to the patches that are nearest at unit length."""
     patches, others = (stage.double().movedim(1, 3).flatten(0, 2) for stage in (query, memory))
-    distance, nearest = torch.cdist(F.normalize(patches), F.normalize(others)).topk(3, largest=False)
-    return distance.mean(dim=1), (patches[:, None] - others[nearest]).norm(dim=2).mean(dim=1)
+    distance, nearest = torch.cdist(F.normalize(patches), F.normalize(others)).topk(4, largest=False)
+    weight = distance[:, 3:] - distance
+    as_they_are = (weight * (patches[:, None] - others[nearest]).norm(dim=2)).sum(dim=1) / weight.sum(dim=1)
+    return distance[:, :3].mean(dim=1), as_they_are
 
 
 def test_distances_are_in_units_of_held_out_images() -> None:

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import CHUNK, NUM_NEIGHBOURS, PatchMemory, factors, products, smallest
+from anomaly_zoo.nn.memory import (
+    CHUNK,
+    NUM_NEIGHBOURS,
+    PatchMemory,
+    factors,
+    mean_of_nearest,
+    products,
+    smallest,
+    weighted_by_nearness,
+)
 from anomaly_zoo.nn.tiling import Tiling
 
 
@@ -102,12 +111,15 @@ class _PreparedMemory(nn.Module):
         for stage, feature in enumerate(features):
             direction, patches = (maps.movedim(1, 3).flatten(0, 2) for maps in (F.normalize(feature, dim=1), feature))
             rows = getattr(self, f"rows{stage}")
-            nearest = self.nearest(stage, direction - getattr(self, f"centre{stage}"), min(NUM_NEIGHBOURS, len(rows)))
+            count = min(NUM_NEIGHBOURS + int(stage < self.num_raw), len(rows))
+            nearest = self.nearest(stage, direction - getattr(self, f"centre{stage}"), count)
             near, grid = rows[nearest], (-1, *feature.shape[2:])
-            unit.append(torch.unflatten((direction[:, None] - near).norm(dim=2).mean(dim=1), 0, grid))
+            distance = (direction[:, None] - near).norm(dim=2)
+            unit.append(torch.unflatten(mean_of_nearest(distance), 0, grid))
             if stage < self.num_raw:
                 near = near * getattr(self, f"length{stage}")[nearest][..., None]
-                raw.append(torch.unflatten((patches[:, None] - near).norm(dim=2).mean(dim=1), 0, grid))
+                as_they_are = weighted_by_nearness((patches[:, None] - near).norm(dim=2), distance)
+                raw.append(torch.unflatten(as_they_are, 0, grid))
         return unit, raw
 
     def nearest(self, stage: int, centred: Float[Tensor, "p c"], count: int) -> Int[Tensor, "p k"]:

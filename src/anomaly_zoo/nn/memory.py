@@ -14,6 +14,7 @@ GROUP = 64  # columns of a product that `smallest` looks at together
 MAX_CANDIDATES = 32768
 CHUNK = 512  # patches at once on a CPU: what they make of a memory stays in its cache
 MAX_NUMBERS = 2**26  # that patches make at once on a GPU
+MIN_WEIGHT = 1e-6  # where all rows are equally near
 
 Distances = list[Float[Tensor, "b _ _"]]
 
@@ -23,9 +24,10 @@ class PatchMemory(nn.Module):
 
     Ours: patches are compared at unit length (contrast matters less, and no stage outvotes another), and those of the
     finest stages also as they are, with the very rows that are the nearest at unit length: one search does for both.
-    Every stage is searched on its own grid, at a tenth of the work of one grid of joined stages (PatchCore, Roth et
-    al., CVPR 2022), and the mean over the `NUM_NEIGHBOURS` nearest replaces the distance to the nearest one, which a
-    single odd patch of the support decides.
+    Each of these rows counts as much as it is nearer than the next one, so that nothing leaps where two are equally
+    near. Every stage is searched on its own grid, at a tenth of the work of one grid of joined stages (PatchCore, Roth
+    et al., CVPR 2022), and the mean over the `NUM_NEIGHBOURS` nearest replaces the distance to the nearest one, which
+    a single odd patch of the support decides.
 
     Args:
         num_stages: feature maps per image, finest first.
@@ -71,11 +73,14 @@ class PatchMemory(nn.Module):
             if not len(rows):
                 raise RuntimeError("The patch memory is empty: fit it on the support first.")
             direction, shape = _rows(F.normalize(feature, dim=1)), (len(feature), *feature.shape[2:])
-            nearest = nearest_rows(direction, rows)
-            unit.append(mean_distance(direction, rows, nearest).view(shape))
-            if stage < self.num_raw:
-                as_they_are = rows * getattr(self, f"length{stage}")[:, None]
-                raw.append(mean_distance(_rows(feature), as_they_are, nearest).view(shape))
+            if stage >= self.num_raw:
+                unit.append(nearest_distance(direction, rows).view(shape))
+                continue
+            nearest = nearest_rows(direction, rows, NUM_NEIGHBOURS + 1)
+            distance = row_distances(direction, rows, nearest)
+            as_they_are = row_distances(_rows(feature), rows * getattr(self, f"length{stage}")[:, None], nearest)
+            unit.append(mean_of_nearest(distance).view(shape))
+            raw.append(weighted_by_nearness(as_they_are, distance).view(shape))
         return unit, raw
 
 
@@ -93,7 +98,7 @@ def nearest_distance(
         >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]), num_neighbours=1)
         tensor([2.])
     """
-    return mean_distance(patches, memory, nearest_rows(patches, memory, num_neighbours))
+    return row_distances(patches, memory, nearest_rows(patches, memory, num_neighbours)).mean(dim=1)
 
 
 def nearest_rows(
@@ -123,17 +128,40 @@ def nearest_rows(
     return torch.cat(nearest)
 
 
-def mean_distance(
+def row_distances(
     patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], rows: Int[Tensor, "p k"]
-) -> Float[Tensor, " p"]:
-    """Mean Euclidean distance of every patch to its rows of the memory.
+) -> Float[Tensor, "p k"]:
+    """Euclidean distance of every patch to its rows of the memory.
 
     It never suffers from the cancellation in |x|^2 - 2 x.m + |m|^2: a patch of the memory has distance 0 to itself.
     """
     patches, memory = patches.detach().float(), memory.float()
     num_at_once = _num_at_once(memory, rows.shape[1] * memory.shape[1])
     chunks = zip(torch.split(patches, num_at_once), torch.split(rows, num_at_once), strict=True)
-    return torch.cat([(chunk[:, None] - memory[row]).norm(dim=2).mean(dim=1) for chunk, row in chunks])
+    return torch.cat([(chunk[:, None] - memory[row]).norm(dim=2) for chunk, row in chunks])
+
+
+def mean_of_nearest(distance: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:
+    """Mean distance to the `NUM_NEIGHBOURS` nearest rows; k is one more, or less if a memory has no more.
+
+    Example:
+        >>> mean_of_nearest(torch.tensor([[1.0, 9.0, 2.0, 3.0]]))
+        tensor([2.])
+    """
+    if distance.shape[1] <= NUM_NEIGHBOURS:
+        return distance.mean(dim=1)
+    return (distance.sum(dim=1) - distance.amax(dim=1)) / NUM_NEIGHBOURS
+
+
+def weighted_by_nearness(value: Float[Tensor, "p k"], distance: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:
+    """Mean of what belongs to the rows, each weighted by how much nearer it is than the farthest of them.
+
+    Example:
+        >>> weighted_by_nearness(torch.tensor([[6.0, 50.0, 3.0]]), torch.tensor([[1.0, 4.0, 1.0]]))
+        tensor([4.5000])
+    """
+    weight = distance.amax(dim=1, keepdim=True) - distance + MIN_WEIGHT
+    return (weight * value).sum(dim=1) / weight.sum(dim=1)
 
 
 def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "n d"], Float[Tensor, " n"]]:
