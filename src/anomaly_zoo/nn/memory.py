@@ -14,7 +14,7 @@ GROUP = 64  # columns of a product that `smallest` looks at together
 MAX_CANDIDATES = 32768
 CHUNK = 512  # patches at once on a CPU: what they make of a memory stays in its cache
 MAX_NUMBERS = 2**26  # that patches make at once on a GPU
-MIN_WEIGHT = 1e-6  # where all rows are equally near
+MIN_WEIGHT = 1e-5  # of a row: more than rounding, less than what rows differ by
 
 Distances = list[Float[Tensor, "b _ _"]]
 
