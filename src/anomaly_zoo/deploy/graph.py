@@ -11,16 +11,8 @@ from torch import Tensor, nn
 
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import (
-    CHUNK,
-    NUM_NEIGHBOURS,
-    PatchMemory,
-    factors,
-    mean_of_nearest,
-    products,
-    smallest,
-    weighted_by_nearness,
-)
+from anomaly_zoo.nn.memory import PatchMemory, mean_of_nearest, weighted_by_nearness
+from anomaly_zoo.nn.nearest import CHUNK, NUM_NEIGHBOURS, factors, products, smallest
 from anomaly_zoo.nn.tiling import Tiling
 
 

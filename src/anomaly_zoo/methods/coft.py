@@ -23,7 +23,8 @@ from anomaly_zoo.nn.contrastive import (
 )
 from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
 from anomaly_zoo.nn.gaussian import Gaussian
-from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
+from anomaly_zoo.nn.memory import PatchMemory
+from anomaly_zoo.nn.nearest import distance_to_sample
 from anomaly_zoo.nn.patch_pairs import patch_losses
 from anomaly_zoo.nn.synthesis import FAMILIES, synthesize
 from anomaly_zoo.nn.validation import SupportStop, held_out_folds, hold_out, instances, separation

@@ -14,7 +14,8 @@ from torch import Tensor
 from anomaly_zoo.module import AnomalyModule, Orientations
 from anomaly_zoo.nn.backbone import Backbone, stages_of
 from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
-from anomaly_zoo.nn.memory import PatchMemory, distance_to_sample
+from anomaly_zoo.nn.memory import PatchMemory
+from anomaly_zoo.nn.nearest import distance_to_sample
 from anomaly_zoo.nn.patch_gaussian import Spatial
 from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
 from anomaly_zoo.nn.stage_gaussians import NUM_FINE_STAGES, StageGaussians

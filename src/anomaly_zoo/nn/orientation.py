@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import stages_of
 from anomaly_zoo.nn.features import unit_patches
-from anomaly_zoo.nn.memory import distance_to_sample
+from anomaly_zoo.nn.nearest import distance_to_sample
 
 NUM_SYMMETRIES = 8
 """Orientations 0 to 7 are the symmetries of the square, 0 the image as it is."""

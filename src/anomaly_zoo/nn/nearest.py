@@ -1,0 +1,139 @@
+"""Exact nearest neighbours among the patches of normal images."""
+
+import faiss
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anomaly_zoo.nn.backbone import IMAGES_AT_ONCE
+
+NUM_NEIGHBOURS = 3
+FAISS_ROWS = 16384
+GROUP = 64  # columns of a product that `smallest` looks at together
+CHUNK = 512  # patches at once on a CPU: what they make of a memory stays in its cache
+MAX_NUMBERS = 2**26  # that patches make at once on a GPU
+
+
+def nearest_distance(
+    patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], num_neighbours: int = NUM_NEIGHBOURS
+) -> Float[Tensor, " p"]:
+    """Mean Euclidean distance to the nearest rows of the memory; exact.
+
+    Args:
+        patches: the queries.
+        memory: the rows to search.
+        num_neighbours: how many of the nearest; all rows if there are fewer.
+
+    Example:
+        >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]), num_neighbours=1)
+        tensor([2.])
+    """
+    return row_distances(patches, memory, nearest_rows(patches, memory, num_neighbours)).mean(dim=1)
+
+
+def nearest_rows(
+    patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], num_neighbours: int = NUM_NEIGHBOURS
+) -> Int[Tensor, "p k"]:
+    """Indices of the nearest rows of the memory, in no order.
+
+    A small memory is searched by a matrix product, a large one on the CPU by faiss: each where it is the faster one.
+    The search may err between rows that are equally near up to rounding.
+
+    Args:
+        patches: the queries.
+        memory: the rows to search.
+        num_neighbours: k; all rows if there are fewer.
+    """
+    patches, memory = patches.detach().float(), memory.float()
+    num_neighbours = min(num_neighbours, len(memory))
+    by_faiss = memory.device.type == "cpu" and len(memory) >= FAISS_ROWS
+    centre, factor, squared_norm = factors(memory)
+    nearest = []
+    for chunk in torch.split(patches, _num_at_once(memory, len(memory))):
+        if by_faiss:
+            faiss.omp_set_num_threads(torch.get_num_threads())
+            nearest.append(torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1]))
+        else:
+            nearest.append(smallest(products(chunk - centre, factor, squared_norm), num_neighbours))
+    return torch.cat(nearest)
+
+
+def row_distances(
+    patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], rows: Int[Tensor, "p k"]
+) -> Float[Tensor, "p k"]:
+    """Euclidean distance of every patch to its rows of the memory.
+
+    It never suffers from the cancellation in |x|^2 - 2 x.m + |m|^2: a patch of the memory has distance 0 to itself.
+    """
+    patches, memory = patches.detach().float(), memory.float()
+    num_at_once = _num_at_once(memory, rows.shape[1] * memory.shape[1])
+    chunks = zip(torch.split(patches, num_at_once), torch.split(rows, num_at_once), strict=True)
+    return torch.cat([(chunk[:, None] - memory[row]).norm(dim=2) for chunk, row in chunks])
+
+
+def distance_to_sample(
+    feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"], num_patches: int = 2048
+) -> Float[Tensor, "b h w"]:
+    """`nearest_distance` of patches to an even sample of those of other images; enough for a mean."""
+    step = max(1, others[:, 0].numel() // num_patches)
+    sample = rows_of(others)[::step].contiguous()
+    return nearest_distance(rows_of(feature), sample).view(len(feature), *feature.shape[2:])
+
+
+def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "n d"], Float[Tensor, " n"]]:
+    """What the distance of a patch x to every row m is ranked by: |m|^2 - 2 x.m, with x and m around the rows' mean.
+
+    Far from the origin, it would drown in rounding.
+
+    Returns:
+        The mean; -2 m and |m|^2 of every row, and of infinitely far ones up to a multiple of `GROUP`.
+    """
+    centre = memory.mean(dim=0)
+    filling = -len(memory) % GROUP
+    squared_norm = (memory - centre).square().sum(dim=1)
+    return centre, F.pad(-2 * (memory - centre), (0, 0, 0, filling)), F.pad(squared_norm, (0, filling), value=torch.inf)
+
+
+def products(
+    patches: Float[Tensor, "p d"], factor: Float[Tensor, "n d"], added: Float[Tensor, " n"]
+) -> Float[Tensor, "p n"]:
+    """`patches @ factor.T + added`, on a CPU as a 1x1 convolution where it can be one.
+
+    torch has two libraries for the same arithmetic there: on AMD processors, the one for matrices takes 2.6 times as
+    long as the one for convolutions, which with one thread serves no fewer than 16 images.
+    """
+    if patches.device.type != "cpu" or not len(patches) or len(patches) % IMAGES_AT_ONCE:
+        return torch.addmm(added, patches, factor.T)
+    images = torch.unflatten(patches, 0, (IMAGES_AT_ONCE, -1))[:, :, None].permute(0, 3, 1, 2)
+    return F.conv2d(images, factor[:, :, None, None], added).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def smallest(values: Float[Tensor, "p m"], count: int) -> Int[Tensor, "p k"]:
+    """Columns of the `count` smallest values in every row.
+
+    They are among the `count` groups of columns with the smallest minima, so that only one number per group has to be
+    looked at, and then the members of `count` groups: several times as fast as looking at all.
+
+    Args:
+        values: m is a multiple of `GROUP`.
+        count: at most m.
+    """
+    num_rows, num_groups = values.shape[0], values.shape[1] // GROUP
+    if num_groups <= count:
+        return values.topk(count, dim=1, largest=False).indices
+    groups = torch.unflatten(values, 1, (num_groups, GROUP))
+    group = groups.amin(dim=2).topk(count, dim=1, largest=False).indices
+    row = torch.arange(num_rows, device=values.device)[:, None] * num_groups + group
+    place = groups.flatten(0, 1)[row].flatten(1).topk(count, dim=1, largest=False).indices
+    column: Tensor = group.gather(1, place // GROUP) * GROUP + place % GROUP
+    return column
+
+
+def rows_of(feature: Float[Tensor, "n c h w"]) -> Float[Tensor, "p c"]:
+    """One row per patch, images after each other."""
+    return feature.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+
+
+def _num_at_once(memory: Tensor, numbers_per_patch: int) -> int:
+    return CHUNK if memory.device.type == "cpu" else max(1, MAX_NUMBERS // max(1, numbers_per_patch))
