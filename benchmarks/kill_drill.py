@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -124,10 +125,34 @@ def drill(root: Path, store: Path, args: argparse.Namespace, rng: random.Random,
         driver = start(root, store, args.seeds, args.workers)
 
 
-def essence(result: Result) -> tuple[object, ...]:
-    """What must not depend on being killed."""
+class Essence(NamedTuple):
+    """What of a cell must not depend on being killed."""
+
+    category: str
+    shots: int
+    seed: int
+    status: str
+    metrics: tuple[tuple[str, float | None], ...]
+    scores: tuple[tuple[str, str, float], ...]
+
+
+def essence(result: Result) -> Essence:
+    """The essence of one result."""
     scores = tuple((Path(image["path"]).name, image["defect"], image["score"]) for image in result.images)
-    return (result.category, result.shots, result.seed, result.status, tuple(sorted(result.metrics.items())), scores)
+    return Essence(
+        result.category, result.shots, result.seed, result.status, tuple(sorted(result.metrics.items())), scores
+    )
+
+
+def _difference(found: list[Essence], wanted: list[Essence]) -> str:
+    """The first cell that is missing, doubled or other than in the undisturbed run."""
+    if [cell[:3] for cell in found] != [cell[:3] for cell in wanted]:
+        return f"cells {[cell[:3] for cell in found]} instead of {[cell[:3] for cell in wanted]}"
+    cell, should = next(pair for pair in zip(found, wanted, strict=True) if pair[0] != pair[1])
+    field, is_now, was = next(
+        fields for fields in zip(Essence._fields, cell, should, strict=True) if fields[1] != fields[2]
+    )
+    return f"{cell[:3]} has the {field} {is_now} instead of {was}"
 
 
 def main() -> int:
@@ -151,7 +176,7 @@ def main() -> int:
             store = Path(folder) / f"round {rounds}"
             drill(root, store, args, rng, killed)
             found = [essence(result) for result in load_all(store)]
-            assert found == wanted, f"round {rounds} ended with {len(found)} of {len(wanted)} cells as they should be"
+            assert found == wanted, f"round {rounds}: {_difference(found, wanted)}"
             rounds += 1
             print(f"round {rounds}: {len(found)} cells whole; killed so far: {dict(killed)}", flush=True)
     cells = rounds * len(wanted)

@@ -85,7 +85,7 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
     if len(todo) < len(cells):
         console.print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished already (--force runs them again).")
     if todo:
-        results |= _run(todo, options, console)
+        results |= _run(todo, len(cells), options, console)
     for store in dict.fromkeys(cell.store for cell in cells):
         here = [cell for cell in cells if cell.store == store]
         print_table([results[cell.path] for cell in here] + _baseline(here))
@@ -156,16 +156,16 @@ def _dry_run(cells: Sequence[Cell], todo: Sequence[Todo], options: argparse.Name
     for cell, seen in todo:
         again = "" if seen is None else " (again)"
         console.print(f"{_place(cell)}{again}: {spelled(estimate.of(cell))}", markup=False)
-    at_once = _shares(len(todo), past, options)[0] if todo and options.engine == "local" else 1
+    at_once = min(len(todo), _shares(len(cells), past, options)[0]) if todo and options.engine == "local" else 1
     total = estimate.total([cell for cell, _ in todo], at_once) if todo else 0.0
     done = f"{len(cells) - len(todo)} of {len(cells)} runs are finished"
     console.print(f"{done}; the other {len(todo)} should take {spelled(total)}, {at_once} at a time.")
     return 0
 
 
-def _run(todo: Sequence[Todo], options: argparse.Namespace, console: Console) -> dict[Path, Result]:
+def _run(todo: Sequence[Todo], count: int, options: argparse.Namespace, console: Console) -> dict[Path, Result]:
     past = [result for store in {cell.store for cell, _ in todo} for result in load_all(store)]
-    engine = _engine(len(todo), past, options)
+    engine = _engine(count, past, options)
     try:
         with Progress([cell for cell, _ in todo], console, Estimate(past), engine.slots) as progress:
             return Schedule(todo, engine, progress, options.retries).run()
@@ -186,7 +186,11 @@ def _engine(count: int, past: Sequence[Result], options: argparse.Namespace) -> 
 
 
 def _shares(count: int, past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
-    """Runs at once and threads of each, for the local pool."""
+    """Runs at once and threads of each, for the local pool.
+
+    It is the whole grid that counts, finished or not: the last bits of a score depend on the number of threads, and a
+    resumed grid has the scores of one that was never stopped.
+    """
     mib = run_mib((result for result in past if result.method in map(_stem, options.method)), DEFAULT_RUN_MIB)
     workers, threads = share(count, mib, options.workers, gpus(), options.gpus or 1.0)
     if options.threads and options.workers is None:

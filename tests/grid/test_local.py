@@ -44,6 +44,18 @@ def test_the_pool_gives_the_scores_of_one_process(root: Path) -> None:
     assert len(pool) == 4
 
 
+def test_the_last_cell_of_a_resumed_grid_gets_no_more_threads(root: Path) -> None:
+    """They would change the last bits of its scores."""
+    assert main(options(root)) == 0
+    whole = load_all(Path("results"))
+    whole[0].path_in(Path("results")).unlink()
+    assert main(options(root)) == 0
+    resumed = load_all(Path("results"))
+    assert [(cell.device, cell.images) for cell in resumed] == [(cell.device, cell.images) for cell in whole]
+    assert resumed[0].started != whole[0].started
+    assert len(resumed) == 2
+
+
 def test_broken_cells_take_nothing_with_them(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faults = {"alpha": "kill", "beta": "memory", "gamma": "nan", "delta": "exit once", "omega": ""}
     for category, fault in faults.items():
