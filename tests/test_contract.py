@@ -17,7 +17,7 @@ METHODS = sorted(method_files())
 QUICK = {"steps": 3}
 
 
-def _config(method: str, root: Path) -> dict[str, Any]:
+def tiny_config(method: str, root: Path) -> dict[str, Any]:
     options = [f"--data.root={root}", "--data.category=alpha", "--data.shots=4", "--data.image_size=64"]
     config = resolve(method, [*options, "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"])
     arguments = config["model"]["init_args"]
@@ -67,7 +67,7 @@ class Adapted:
 
 @pytest.fixture(scope="module", params=METHODS)
 def adapted(request: pytest.FixtureRequest, tiny_root: Path) -> Adapted:
-    return Adapted(_config(request.param, tiny_root))
+    return Adapted(tiny_config(request.param, tiny_root))
 
 
 def test_there_are_methods() -> None:
@@ -125,7 +125,7 @@ def test_same_seed_gives_the_same_scores_to_the_last_bit_whatever_the_test_label
     test = root / "alpha" / "test"
     for old, new in (("good", "kept"), ("large", "good"), ("kept", "large")):  # normal becomes anomalous and vice versa
         (test / old).rename(test / new)
-    again = Adapted(_config(request.node.callspec.params["adapted"], root))
+    again = Adapted(tiny_config(request.node.callspec.params["adapted"], root))
     assert not torch.equal(adapted.images, again.images)  # they come in another order, by label
     for first, second in zip(adapted.scores(adapted.images), again.scores(adapted.images), strict=True):
         assert torch.equal(first, second)
@@ -135,7 +135,7 @@ def test_same_seed_gives_the_same_scores_to_the_last_bit_whatever_the_test_label
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_single_support_image_is_enough(method: str, tiny_root: Path) -> None:
-    config = _config(method, tiny_root)
+    config = tiny_config(method, tiny_root)
     config["data"]["shots"] = 1
     single = Adapted(config)
     single.cli.trainer.test(single.module, datamodule=single.cli.datamodule, verbose=False)
@@ -154,7 +154,7 @@ def test_checkpoint_gives_the_same_scores_to_the_last_bit(adapted: Adapted, tmp_
 
 
 def test_an_unadapted_module_says_so(tiny_root: Path) -> None:
-    cli = build(_config("patchcore", tiny_root))
+    cli = build(tiny_config("patchcore", tiny_root))
     with pytest.raises(RuntimeError, match="not adapted yet"):
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_contract import METHODS, Adapted, _config
+from tests.test_contract import METHODS, Adapted, tiny_config
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shots", [1, 4])
 def test_a_gpu_gives_about_the_scores_of_the_cpu(method: str, shots: int, tiny_root: Path) -> None:
-    config = _config(method, tiny_root)
+    config = tiny_config(method, tiny_root)
     config["data"]["shots"] = shots
     on_cpu = Adapted(config)
     config["trainer"]["accelerator"] = "gpu"

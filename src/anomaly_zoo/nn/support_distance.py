@@ -45,7 +45,7 @@ class SupportDistance(nn.Module):
         if folds:  # else there is a single view: nothing to compare with
             self.spread = torch.stack([self._held_out(features, out) for out in folds]).mean(dim=0)
             self.spread = self.spread.clamp(min=MIN_SPREAD)
-        self._remember(features, self.max_patches)
+        self._fit(self.memory, features, self.max_patches)
 
     def forward(self, features: list[Float[Tensor, "b _ _ _"]]) -> tuple[Distances, Distances]:
         """Distances of patches at unit length in every stage, and of patches as they are in the finest stages."""
@@ -53,12 +53,14 @@ class SupportDistance(nn.Module):
         distances = [stage / spread for stage, spread in zip(unit + raw, self.spread, strict=True)]
         return distances[: len(unit)], distances[len(unit) :]
 
-    def _remember(self, features: list[Float[Tensor, "n _ _ _"]], size: int) -> None:
-        self.memory.fit(features, size, num_candidates=size)
-
     def _held_out(self, features: list[Float[Tensor, "n _ _ _"]], out: Bool[Tensor, " n"]) -> Float[Tensor, " s"]:
         """Mean distances of the first view that is held out to a sample of the others."""
-        self._remember([stage[~out] for stage in features], NUM_COMPARED)
+        others = PatchMemory(self.memory.num_stages, self.memory.num_raw)
+        self._fit(others, [stage[~out] for stage in features], NUM_COMPARED)
         first = out.nonzero()[:1, 0]
-        unit, raw = self.memory([stage[first] for stage in features])
+        unit, raw = others([stage[first] for stage in features])
         return torch.stack([distance.mean() for distance in unit + raw])
+
+    @staticmethod
+    def _fit(memory: PatchMemory, features: list[Float[Tensor, "n _ _ _"]], size: int) -> None:
+        memory.fit(features, size, num_candidates=size)
