@@ -163,9 +163,9 @@ def _dry_run(cells: Sequence[Cell], todo: Sequence[Todo], options: argparse.Name
     return 0
 
 
-def _run(todo: Sequence[Todo], count: int, options: argparse.Namespace, console: Console) -> dict[Path, Result]:
+def _run(todo: Sequence[Todo], grid_size: int, options: argparse.Namespace, console: Console) -> dict[Path, Result]:
     past = [result for store in {cell.store for cell, _ in todo} for result in load_all(store)]
-    engine = _engine(count, past, options)
+    engine = _engine(grid_size, past, options)
     try:
         with Progress([cell for cell, _ in todo], console, Estimate(past), engine.slots) as progress:
             return Schedule(todo, engine, progress, options.retries).run()
@@ -173,7 +173,7 @@ def _run(todo: Sequence[Todo], count: int, options: argparse.Namespace, console:
         engine.close()
 
 
-def _engine(count: int, past: Sequence[Result], options: argparse.Namespace) -> Engine:
+def _engine(grid_size: int, past: Sequence[Result], options: argparse.Namespace) -> Engine:
     if options.engine == "serial":
         from anomaly_zoo.grid.serial import Serial  # imports torch
 
@@ -182,17 +182,17 @@ def _engine(count: int, past: Sequence[Result], options: argparse.Namespace) -> 
         from anomaly_zoo.grid.ray_cluster import RayCluster
 
         return RayCluster(options.address, options.threads or 1, options.gpus or 0.0)
-    return LocalPool(*_shares(count, past, options), gpus=gpus())
+    return LocalPool(*_shares(grid_size, past, options), gpus=gpus())
 
 
-def _shares(count: int, past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
+def _shares(grid_size: int, past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
     """Runs at once and threads of each, for the local pool.
 
     It is the whole grid that counts, finished or not: the last bits of a score depend on the number of threads, and a
     resumed grid has the scores of one that was never stopped.
     """
     mib = run_mib((result for result in past if result.method in map(_stem, options.method)), DEFAULT_RUN_MIB)
-    workers, threads = share(count, mib, options.workers, gpus(), options.gpus or 1.0)
+    workers, threads = share(grid_size, mib, options.workers, gpus(), options.gpus or 1.0)
     if options.threads and options.workers is None:
         workers = max(1, min(workers, cores() // options.threads))
     return workers, options.threads or threads

@@ -72,7 +72,7 @@ def share(
     """Decides how many runs go at once and how many threads each has: no core idle, none fought over.
 
     Args:
-        cells: runs to do, at least 1.
+        cells: runs of the grid, also finished ones; at least 1.
         run_mib: memory of one run, in MiB.
         workers: runs at once, if that is decided already.
         gpus: graphics processors.
