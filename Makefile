@@ -12,14 +12,15 @@ SHOTS ?= 8
 SEEDS ?= 0 1 2
 CATEGORY ?= all
 RESULTS ?= results
+METHODS = $(or $(METHOD),"")
+STORE = $(RESULTS)
 MODELS ?= patchcore
 ENGINE ?= serial
-BENCH = $(BIN)/python -m anomaly_zoo.bench --method $(or $(METHOD),"") --shots $(SHOTS) --seeds $(SEEDS) --category $(CATEGORY) \
-	--results $(RESULTS) $(if $(DATASET),--dataset $(DATASET)) $(if $(ROOT),--root $(ROOT)) \
+BENCH = $(BIN)/python -m anomaly_zoo.bench --method $(METHODS) --shots $(SHOTS) --seeds $(SEEDS) --category $(CATEGORY) \
+	--results $(STORE) $(if $(DATASET),--dataset $(DATASET)) $(if $(ROOT),--root $(ROOT)) \
 	$(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(FORCE),--force) \
 	--engine $(ENGINE) $(if $(WORKERS),--workers $(WORKERS)) $(if $(ADDRESS),--address $(ADDRESS)) $(if $(DRY_RUN),--dry-run)
 PARALLEL = -n auto --maxprocesses 8 --dist loadfile
-ABLATE = $(subst --results $(RESULTS),--results $(RESULTS)/ablations/$(METHOD),$(BENCH))
 ABLATE_SHOTS ?= 1 2 4 8 16
 
 .DEFAULT_GOAL := help
@@ -61,11 +62,13 @@ check: lint type test test-slow docs ## everything that CI checks
 bench: $(STAMP) ## run one method on a dataset: make bench METHOD=coft SHOTS=8
 	@$(BENCH)
 
-ablate: $(STAMP) ## what every part of a method gives: make ablate METHOD=coft
-	@test -d "configs/ablations/$(METHOD)" || { echo "METHOD=$(METHOD): there are ablations of $(notdir $(wildcard configs/ablations/*))."; exit 2; }
-	@$(subst --method $(METHOD),--method $(METHOD) patchcore_aug $(wildcard configs/ablations/$(METHOD)/*.yaml),$(ABLATE))
-	@$(subst --shots $(SHOTS),--shots $(ABLATE_SHOTS),$(ABLATE))
-	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)/ablations/$(METHOD) --by dataset --baseline $(METHOD) --metrics image_auroc aupro adapt_s
+# What every part of a method gives: the method, the baseline and all variants in configs/sweeps, in a store of their own
+ablate: METHODS = $(METHOD) frozen $(METHOD):all
+ablate: SHOTS = $(ABLATE_SHOTS)
+ablate: STORE = $(RESULTS)/ablations/$(METHOD)
+ablate: $(STAMP) ## what every part of a method gives: make ablate METHOD=coft [ABLATE_SHOTS="1 8"]
+	@$(BENCH)
+	@$(BIN)/python -m anomaly_zoo.compare $(STORE) --by dataset --baseline $(METHOD) --metrics image_auroc aupro adapt_s
 
 compare: $(STAMP) ## the table of all results
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)

@@ -126,6 +126,22 @@ def test_without_a_method_the_methods_are_listed(
         assert re.search(rf"^  {name} +\w+", said, re.MULTILINE)
 
 
+def test_an_unknown_variant_is_one_line_with_the_nearest(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        bench(tiny_root, method="coft:no_nq")
+    said = capsys.readouterr().err
+    assert (raised.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith("coft has no variant 'no_nq'. Did you mean coft:no_np? Variants: frozen, ")
+
+
+def test_the_help_lists_the_variants(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Variants of coft: frozen, " in said
+    assert "METHOD:VARIANT (all: METHOD:all)" in said
+
+
 def test_an_option_that_is_nearly_one_gets_a_hint(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         bench(tiny_root, "--enginee=local", "x")

@@ -67,6 +67,25 @@ def test_several_methods_datasets_and_backbones_make_one_grid(tiny_root: Path, r
         assert result.backbone == backbone
 
 
+def test_all_variants_are_one_word_and_stand_beside_the_baseline_in_the_table(
+    tiny_root: Path,
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "patchcore.yaml").write_text("one: {support_views: 1}\ntwo: {support_views: 2}\n")
+    monkeypatch.setattr("anomaly_zoo.yaml_files.SWEEPS", tmp_path)
+    monkeypatch.setattr("anomaly_zoo.bench.BASELINE", "patchcore")
+    few = ["--root", str(tiny_root), "--category", "beta", "--shots", "2", "--seeds", "0", "--image-size", "64"]
+    assert main(["--method", "patchcore", *few]) == 0
+    capsys.readouterr()
+    assert main(["--method", "patchcore:all", *few]) == 0
+    shown = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert all([method, "1"] in shown for method in ("patchcore", "patchcore:one", "patchcore:two"))
+    assert Path("results/tiny/beta/patchcore@two/shots=2/seed=0.json").is_file()
+
+
 def test_what_was_checked_is_not_read_again(
     tiny_root: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

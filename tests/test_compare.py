@@ -35,24 +35,24 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_one_seed_has_no_spread(shown: Any) -> None:
-    one = [run("patchcore", 0, 0.8), run("coft", 0, 0.9)]
+    one = [run("frozen", 0, 0.8), run("coft", 0, 0.9)]
     row = row_of(summarise(one), "coft")
     assert row["metrics"]["image_auroc"] == {"mean": 0.9, "n": 1}
     assert row["gain"]["image_auroc"] == pytest.approx({"mean": 0.1, "n": 1})
     assert shown(one)[:7] == [
         "mvtec · bottle · shots=8",
-        "                                       ms_per_",
-        "method    n image_auroc  aupro adapt_s   image",
-        "──────────────────────────────────────────────",
-        "patchcore 1       0.800  0.400      10      12",
-        "coft      1       0.900  0.450      10      12",
-        "  gain           +0.100 +0.050",
+        "                                    ms_per_",
+        "method n image_auroc  aupro adapt_s   image",
+        "───────────────────────────────────────────",
+        "frozen 1       0.800  0.400      10      12",
+        "coft   1       0.900  0.450      10      12",
+        "  gain        +0.100 +0.050",
     ]
 
 
 def test_an_average_is_over_the_categories_and_seeds_that_are_whole(shown: Any) -> None:
     results = [
-        *(run("patchcore", seed, 0.8, category) for seed in (0, 1) for category in ("bottle", "screw", "tile")),
+        *(run("frozen", seed, 0.8, category) for seed in (0, 1) for category in ("bottle", "screw", "tile")),
         *(
             run("coft", seed, auroc, category)
             for seed in (0, 1)
@@ -61,7 +61,7 @@ def test_an_average_is_over_the_categories_and_seeds_that_are_whole(shown: Any) 
         run("coft", 2, 0.1, "bottle"),
     ]
     rows = summarise(results)
-    baseline, coft = row_of(rows, "patchcore", "average"), row_of(rows, "coft", "average")
+    baseline, coft = row_of(rows, "frozen", "average"), row_of(rows, "coft", "average")
     assert baseline["num_categories"] == coft["num_categories"] == 2  # tile lacks coft
     assert baseline["metrics"]["image_auroc"] == pytest.approx({"mean": 0.8, "std": 0.0, "n": 2})
     assert coft["metrics"]["image_auroc"] == pytest.approx({"mean": 0.75, "std": 0.0, "n": 2})  # seed 2 lacks screw
@@ -70,10 +70,10 @@ def test_an_average_is_over_the_categories_and_seeds_that_are_whole(shown: Any) 
 
 
 def test_missing_and_undefined_cells(shown: Any) -> None:
-    results = [run("patchcore", 0, 0.5, "mono", **NO_MASKS), run("coft", 0, 0.8), run("patchcore", 0, 0.7)]
+    results = [run("frozen", 0, 0.5, "mono", **NO_MASKS), run("coft", 0, 0.8), run("frozen", 0, 0.7)]
     lines = shown(results)
     mono = lines[lines.index("mvtec · mono · shots=8") :]
-    assert mono[4].split() == ["patchcore", "1", "0.500", "n/a", "10", "12"]
+    assert mono[4].split() == ["frozen", "1", "0.500", "n/a", "10", "12"]
     assert mono[5].split() == ["coft", "0", "—", "—", "—", "—"]
     assert "n/a aupro: no masks" in lines
 
@@ -97,7 +97,7 @@ def test_protocols_are_never_mixed(shown: Any) -> None:
 def test_other_support_images_are_another_protocol(shown: Any) -> None:
     other = run("coft", 0, 0.99, support={"paths": ["x.png"], "sha256": "abcdef" * 10})
     rows = summarise([*THREE_SEEDS, other])
-    assert row_of(rows, "patchcore")["protocol"]["support"] == "shared"
+    assert row_of(rows, "frozen")["protocol"]["support"] == "shared"
     assert row_of(rows, "coft")["protocol"]["support"] == "abcdefabcdef"
     assert row_of(rows, "coft")["gain"] == {}
     assert "Protocol 1 of 2, not comparable: support = abcdefabcdef" in shown([*THREE_SEEDS, other])
@@ -123,7 +123,7 @@ def test_nothing_but_failures(shown: Any) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_can_be_read_at(width: int, shown: Any) -> None:
-    methods = ("patchcore", "coft", "gaussian", "a_method_with_a_very_long_name_indeed")
+    methods = ("frozen", "coft", "gaussian", "a_method_with_a_very_long_name_indeed")
     results = [
         run(method, seed, 0.8 + seed / 30, timing={"adapt_s": 1234.5}) for method in methods for seed in range(3)
     ]
@@ -141,7 +141,7 @@ def test_best_and_second_are_marked_and_the_lowest_cost_is_the_best(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    results = [run("patchcore", 0, 0.8), run("coft", 0, 0.9, timing={"adapt_s": 60.0}), run("pf", 0, 0.7)]
+    results = [run("frozen", 0, 0.8), run("coft", 0, 0.9, timing={"adapt_s": 60.0}), run("pf", 0, 0.7)]
     monkeypatch.setenv("COLUMNS", "200")
     text = "\n".join(shown(results, 400))
     marked = {code: re.findall(rf"\x1b\[{code}m *([0-9.]+)\x1b", text) for code in (1, 4)}
@@ -166,7 +166,7 @@ def test_options_choose(store: Path, capsys: pytest.CaptureFixture[str]) -> None
     rows = json.loads(capsys.readouterr().out)
     assert [(row["method"], list(row["metrics"]), list(row["gain"])) for row in rows] == [
         ("coft", ["aupro"], ["aupro"]),
-        ("patchcore", ["aupro"], []),
+        ("frozen", ["aupro"], []),
     ]
 
 
@@ -174,8 +174,8 @@ def test_options_choose(store: Path, capsys: pytest.CaptureFixture[str]) -> None
     ("options", "said"),
     [
         (["--mehtods", "coft"], "--methods --datasets --shots --protocol --metrics --baseline --by --format"),
-        (["--methods", "cofd"], "'coft', 'patchcore', 'pf'"),
-        (["--baseline", "cofd"], "'coft', 'patchcore', 'pf'"),
+        (["--methods", "cofd"], "'coft', 'frozen', 'pf'"),
+        (["--baseline", "cofd"], "'coft', 'frozen', 'pf'"),
         (["--datasets", "visa"], "'mvtec'"),
         (["--shots", "5"], "4, 8"),
         (["--metrics", "auroc"], "'adapt_s', 'aupro', 'image_auroc', 'ms_per_image'"),
@@ -203,7 +203,7 @@ def test_a_mistake_gets_one_line_with_what_there_is(
 def test_an_empty_store_and_a_damaged_file(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(store / "missing place")]) == 2
     said = capsys.readouterr().err
-    assert f"make bench METHOD=patchcore SHOTS=8 RESULTS='{store / 'missing place'}'`, or pass --run" in said
+    assert f"make bench METHOD=frozen SHOTS=8 RESULTS='{store / 'missing place'}'`, or pass --run" in said
     damaged = TWO_SEEDS[0].path_in(store)
     damaged.write_text(damaged.read_text()[:100])
     assert main([str(store)]) == 2
@@ -219,7 +219,7 @@ def test_no_argument_and_no_results_say_which_command_fills_the_store(
     assert main([]) == 2
     out, error = capsys.readouterr()
     assert out == ""
-    hint = "fill it with `make bench METHOD=patchcore SHOTS=8`, or pass --run to do that first"
+    hint = "fill it with `make bench METHOD=frozen SHOTS=8`, or pass --run to do that first"
     assert error == f"compare: no results in results: {hint}\n"
 
 
@@ -273,7 +273,7 @@ def test_an_output_of_unknown_format_is_refused(store: Path, capsys: pytest.Capt
 
 def test_statistics_follow_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
-    for method, shift in (("patchcore", 0.5), ("coft", 2.5)):
+    for method, shift in (("frozen", 0.5), ("coft", 2.5)):
         for category in ("bottle", "screw"):
             scores = rng.normal(size=60) + np.repeat([0, shift], 30)
             save(scored(method, 0, scores.tolist(), 30, category=category, dataset="mvtec_ad"), tmp_path)
@@ -281,7 +281,7 @@ def test_statistics_follow_the_tables(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     tables = [
         "mvtec_ad · screw · shots=8",
-        "image AUROC less patchcore's",
+        "image AUROC less frozen's",
         "mean rank of image_auroc over 2",
         "PUBLISHED by others",
     ]
@@ -306,7 +306,7 @@ def test_a_mixed_store_is_split_and_one_protocol_can_be_chosen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed, auroc in enumerate((0.5, 0.6)):
-        save(run("patchcore", seed, auroc), tmp_path)
+        save(run("frozen", seed, auroc), tmp_path)
         save(run("coft", seed, auroc, config=config(image_size=320)), tmp_path)
     assert main([str(tmp_path)]) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -352,7 +352,7 @@ def test_run_fills_the_store_first(
 
     monkeypatch.setattr("anomaly_zoo.missing.fill", fill)
     assert main([str(store), "--run", "--methods", "gaussian", "--shots", "8", "--format", "json"]) == 0
-    assert asked == [(store, ["gaussian"], [], [8], "patchcore")]
+    assert asked == [(store, ["gaussian"], [], [8], "frozen")]
     assert "gaussian" in {row["method"] for row in json.loads(capsys.readouterr().out)}
 
 
@@ -362,7 +362,7 @@ def synthetic_store(folder: Path, num_datasets: int, num_categories: int, num_sh
     count = 0
     for dataset in range(num_datasets):
         for category in range(num_categories):
-            for method in ("patchcore", "coft", "gaussian", "pf"):
+            for method in ("frozen", "coft", "gaussian", "pf"):
                 scores = rng.normal(size=100) + np.repeat([0, 1], [40, 60])
                 whole = scored(method, 0, scores.tolist(), 40, category=f"c{category}", dataset=f"d{dataset}", shots=1)
                 whole = replace(whole, per_defect={f"defect {n}": whole.metrics for n in range(5)})

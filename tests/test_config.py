@@ -8,9 +8,11 @@ import pytest
 import torch
 import yaml
 
+from anomaly_zoo import yaml_files
 from anomaly_zoo.config import BASE, CONFIGS, build, method_files, resolve
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.run import run
+from anomaly_zoo.yaml_files import variants
 
 TOY = {"class_path": "tests.toy.Toy", "init_args": {"steps": 2}}
 
@@ -42,25 +44,35 @@ def test_a_method_file_says_what_runs_it_and_holds_nothing_but_the_method(method
     assert yaml.safe_load(file.read_text()).keys() == {"model"}
 
 
-ABLATIONS = sorted((CONFIGS / "ablations").glob("*/*.yaml"))
-
-
-def test_there_are_ablations() -> None:
-    assert {"coft", "gaussian"} <= {file.parent.name for file in ABLATIONS} <= method_files().keys()
-
-
-@pytest.mark.parametrize("file", ABLATIONS, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_an_ablation_is_the_method_but_for_a_few_numbers(file: Path, tiny_root: Path) -> None:
+@pytest.mark.parametrize("method", sorted(method_files()))
+def test_a_variant_is_the_method_but_for_what_it_says(method: str, tiny_root: Path) -> None:
     where = [f"--data.root={tiny_root}", "--data.category=alpha"]
-    method, ablation = resolve(file.parent.name, where), resolve(file, where)
-    assert method.pop("model")["class_path"] == ablation.pop("model")["class_path"]
-    assert method == ablation
-    own, changed = (
-        yaml.safe_load(path.read_text())["model"]["init_args"] for path in (method_files()[file.parent.name], file)
-    )
-    assert own.keys() == changed.keys()
-    assert 1 <= sum(own[key] != changed[key] for key in own) <= 4
-    assert f"make ablate METHOD={file.parent.name}" in file.read_text()
+    whole = resolve(method, where)
+    own = whole["model"]["init_args"]
+    for name, overrides in variants(method).items():
+        assert own | overrides != own or method.endswith("_paper"), name
+        expected = whole | {"model": whole["model"] | {"init_args": own | overrides}}
+        assert resolve(f"{method}:{name}", where) == expected
+
+
+def test_a_variant_comes_after_its_method_and_before_the_options(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "coft.yaml").write_text("some: {steps: 3, learning_rate: 0.5, negatives: [blob], contrast: none}\n")
+    monkeypatch.setattr(yaml_files, "SWEEPS", tmp_path)
+    given = resolve("coft:some", [*options(tiny_root), "--model.init_args.learning_rate=0.25"])["model"]["init_args"]
+    changed = {"steps": 3, "learning_rate": 0.25, "negatives": ["blob"], "contrast": "none"}
+    assert given == resolve("coft", options(tiny_root))["model"]["init_args"] | changed
+
+
+def test_a_variant_with_an_unknown_option_is_one_line_that_names_it(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "coft.yaml").write_text("some: {stepz: 3}\n")
+    monkeypatch.setattr(yaml_files, "SWEEPS", tmp_path)
+    with pytest.raises(ValueError, match="stepz") as raised:
+        resolve("coft:some", options(tiny_root))
+    assert "\n" not in str(raised.value)
 
 
 def test_options_come_after_the_method_file_which_comes_after_the_protocol(tiny_root: Path, tmp_path: Path) -> None:

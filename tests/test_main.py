@@ -34,7 +34,7 @@ def test_help_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     said = " ".join(capsys.readouterr().out.split())
     assert raised.value.code == 0
     assert said.startswith("usage: python -m anomaly_zoo [-c CONFIG] {fit,test,predict}")
-    assert "python -m anomaly_zoo fit --config configs/methods/patchcore.yaml" in said
+    assert "python -m anomaly_zoo fit --config configs/methods/frozen.yaml" in said
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ FIXED = ["--dataset", "mvtec", "--root", "parts", "--backbone", "lite0", "--weig
 def asked(
     results: list[Result], *methods: str, shots: tuple[int, ...] = (), datasets: tuple[str, ...] = ()
 ) -> list[list[str]]:
-    return list(missing.commands(results, STORE, methods, datasets, shots, "patchcore"))
+    return list(missing.commands(results, STORE, methods, datasets, shots, "frozen"))
 
 
 def made(method: str, seed: int, category: str = "bottle", **changes: Any) -> Result:
@@ -30,16 +30,16 @@ def made(method: str, seed: int, category: str = "bottle", **changes: Any) -> Re
 
 
 def test_an_empty_store_is_filled_with_the_choices_of_bench() -> None:
-    assert asked([]) == [["--method", "patchcore", "--results", "store"]]
+    assert asked([]) == [["--method", "frozen", "--results", "store"]]
     assert asked([], "coft", shots=(1, 8), datasets=("elpv",)) == [
         ["--method", name, "--dataset", "elpv", "--shots", "1", "8", "--results", "store"]
-        for name in ("coft", "patchcore")
+        for name in ("coft", "frozen")
     ]
 
 
 def test_only_what_is_missing_is_run_with_the_protocol_of_the_rest() -> None:
     results = [
-        *(made("patchcore", seed, category) for seed in (0, 1) for category in ("bottle", "screw")),
+        *(made("frozen", seed, category) for seed in (0, 1) for category in ("bottle", "screw")),
         made("coft", 0),
         failed("coft", 0, "boom", category="screw", config=CONFIG),
     ]
@@ -56,29 +56,35 @@ def test_only_what_is_missing_is_run_with_the_protocol_of_the_rest() -> None:
 
 def test_a_dataset_where_bench_looks_anyway_is_left_to_bench() -> None:
     embedded = {**CONFIG, "data": {"root": "datasets/elpv", "image_size": 128}}
-    (command,) = asked([run("patchcore", 0, 0.5, "mono", dataset="elpv", config=embedded)], shots=(4,))
+    (command,) = asked([run("frozen", 0, 0.5, "mono", dataset="elpv", config=embedded)], shots=(4,))
     assert command[command.index("--dataset") :][:4] == ["--dataset", "elpv", "--backbone", "lite0"]
-    (command,) = asked([run("patchcore", 0, 0.5, "mono", dataset="moved", config=embedded)], shots=(4,))
+    (command,) = asked([run("frozen", 0, 0.5, "mono", dataset="moved", config=embedded)], shots=(4,))
     assert command[command.index("--dataset") :][:4] == ["--dataset", "moved", "--root", "datasets/elpv"]
 
 
 def test_other_methods_and_shots_widen_the_grid() -> None:
-    results = [made("patchcore", 0)]
+    results = [made("frozen", 0)]
     commands = asked(results, "trials/coft_long.yaml", shots=(4, 8))
     assert [command[:4] for command in commands] == [
         ["--method", "trials/coft_long.yaml", "--shots", "4"],
         ["--method", "trials/coft_long.yaml", "--shots", "8"],
-        ["--method", "patchcore", "--shots", "4"],
+        ["--method", "frozen", "--shots", "4"],
     ]
     assert asked([*results, made("coft_long", 0)], "trials/coft_long.yaml") == []
+
+
+def test_a_variant_is_asked_for_by_its_name() -> None:
+    (command,) = asked([made("frozen", 0)], "coft:no_np")
+    assert command[:2] == ["--method", "coft:no_np"]
+    assert asked([made("frozen", 0), made("coft:no_np", 0)], "coft:no_np") == []
 
 
 def test_a_command_that_cannot_be_met_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = (sys.executable, "-c", "import sys; sys.exit(int(sys.argv[-1].rpartition('=')[2]))")
     monkeypatch.setattr(missing, "_BENCH", ends)
-    missing.fill(tmp_path / "code=1", [], [], [], "patchcore")  # failed runs are results
-    with pytest.raises(ValueError, match=r"bench --method patchcore --results .*code=2` ended with code 2"):
-        missing.fill(tmp_path / "code=2", [], [], [], "patchcore")
+    missing.fill(tmp_path / "code=1", [], [], [], "frozen")  # failed runs are results
+    with pytest.raises(ValueError, match=r"bench --method frozen --results .*code=2` ended with code 2"):
+        missing.fill(tmp_path / "code=2", [], [], [], "frozen")
 
 
 @pytest.mark.slow
@@ -87,8 +93,8 @@ def test_bench_understands_the_commands(tiny_root: Path, tmp_path: Path, monkeyp
     config = {"backbone": {"name": "resnet18", "weights": "none"}, "data": {"root": str(tiny_root), "image_size": 64}}
     for category in ("alpha", "beta"):
         save(run("patchcore", 3, 0.5, category, dataset="tiny", shots=2, config=config), tmp_path)
-    assert main([str(tmp_path), "--run", "--methods", "patchcore_aug", "--format", "json"]) == 0
-    made = [result for result in load_all(tmp_path) if result.method == "patchcore_aug"]
+    assert main([str(tmp_path), "--run", "--methods", "frozen", "--format", "json"]) == 0
+    made = [result for result in load_all(tmp_path) if result.method == "frozen"]
     assert [(result.category, result.shots, result.seed, result.status) for result in made] == [
         ("alpha", 2, 3, "ok"),
         ("beta", 2, 3, "ok"),

@@ -29,6 +29,7 @@ OK = replace(
     undefined={"aupro": "no masks"},
     timing={"adapt_s": 12.5},
     resources={"trainable_params": 3_413_000},
+    training={"steps": 10.0, "kept_step": 5.0, "weights_moved": 1e-3},
     support={"paths": ["train/good/1.png", "train/good/ü.png"], "sha256": "ab" * 32},
     images=[
         {"path": "test/crack/0.png", "defect": "crack", "label": True, "score": 60.25},
@@ -95,6 +96,19 @@ def test_a_name_that_would_leave_its_folder_is_refused(part: str, name: str, tmp
     with pytest.raises(ValueError, match=f"{part} .* must be the name of one folder"):
         save(replace(OK, **changes), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variant_lies_in_a_folder_that_every_system_allows(tmp_path: Path) -> None:
+    variant = replace(OK, method="coft:no_np")
+    path = save(variant, tmp_path)
+    assert path == tmp_path / "mvtec/bottle/coft@no_np/shots=8/seed=0.json"
+    save(OK, tmp_path)
+    assert load_all(tmp_path) == [OK, variant]
+    path.write_text(path.read_text().replace("coft:no_np", "coft:no_pp"))
+    with pytest.raises(ValueError, match=r"coft@no_np.* holds the run that belongs in .*coft@no_pp"):
+        load_all(tmp_path)
+    with pytest.raises(ValueError, match="'coft@no_np' must not contain '@'"):
+        save(replace(OK, method="coft@no_np"), tmp_path)
 
 
 def test_negative_numbers_are_refused() -> None:

@@ -20,7 +20,7 @@ def pair(seed: int = 0, shift: float = 0.8, **changes: Any) -> list[Result]:
     base = np.concatenate([rng.normal(size=12), rng.normal(size=16) + 0.5])
     better = base + np.repeat([0.0, shift], [12, 16]) + rng.normal(scale=0.5, size=28)
     return [
-        scored("patchcore", seed, base.tolist(), 12, **changes),
+        scored("frozen", seed, base.tolist(), 12, **changes),
         scored("coft", seed, better.tolist(), 12, **changes),
     ]
 
@@ -60,7 +60,7 @@ def test_nothing_is_said_of_other_images_seeds_protocols_or_too_few() -> None:
     assert comparisons([base, replace(better, config=config(image_size=320))]) == []
     assert comparisons([base, replace(better, images=[])]) == []
     assert comparisons([base]) == []
-    one = [scored(method, 0, [0.1, 0.2, 0.3], 2) for method in ("patchcore", "coft")]
+    one = [scored(method, 0, [0.1, 0.2, 0.3], 2) for method in ("frozen", "coft")]
     assert comparisons(one) == []
 
 
@@ -126,25 +126,25 @@ def test_levels_are_over_the_same_categories_at_all_shots() -> None:
 
 
 def test_ranks_of_three_methods_by_hand() -> None:
-    aurocs = {"patchcore": (0.5, 0.6, 0.7, 0.8), "coft": (0.6, 0.7, 0.8, 0.7), "pf": (0.9, 0.9, 0.9, 0.9)}
+    aurocs = {"frozen": (0.5, 0.6, 0.7, 0.8), "coft": (0.6, 0.7, 0.8, 0.7), "pf": (0.9, 0.9, 0.9, 0.9)}
     results = [
         run(method, seed, values[place], f"c{place}")
         for method, values in aurocs.items()
         for place in range(4)
         for seed in (0, 1)
     ]
-    results += [run("patchcore", 0, 0.1, "lonely"), run("patchcore", 2, 0.0, "c0")]  # without the others
+    results += [run("frozen", 0, 0.1, "lonely"), run("frozen", 2, 0.0, "c0")]  # without the others
     auroc, aupro = rankings(results)
     assert (auroc["metric"], aupro["metric"], auroc["num_cells"]) == ("image_auroc", "aupro", 4)
-    assert auroc["mean_ranks"] == {"coft": 2.25, "patchcore": 2.75, "pf": 1.0}
+    assert auroc["mean_ranks"] == {"coft": 2.25, "frozen": 2.75, "pf": 1.0}
     assert auroc["friedman_p"] == pytest.approx(stats.friedmanchisquare(*aurocs.values()).pvalue)
     # Of 16 patterns of signs, 5 have one or no minus (coft: four equal steps, one down), 1 has none (pf); each side
     assert auroc["wilcoxon_p_holm"] == pytest.approx({"coft": 2 * 5 / 16, "pf": 2 * (2 * 1 / 16)})
 
 
 def test_ranks_need_two_methods_and_two_cells() -> None:
-    assert rankings([run("patchcore", 0, 0.5), run("coft", 0, 0.6)]) == []
-    assert rankings([run("patchcore", 0, 0.5), run("patchcore", 0, 0.6, "screw")]) == []
+    assert rankings([run("frozen", 0, 0.5), run("coft", 0, 0.6)]) == []
+    assert rankings([run("frozen", 0, 0.5), run("frozen", 0, 0.6, "screw")]) == []
 
 
 def test_levels_have_the_interval_of_the_mean_over_seeds() -> None:

@@ -11,7 +11,7 @@ from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, row_of, run
 def test_mean_spread_and_paired_gain_by_hand() -> None:
     rows = summarise(THREE_SEEDS + TWO_SEEDS)
     assert [row["category"] for row in rows] == ["bottle", "bottle"]
-    baseline, coft = row_of(rows, "patchcore"), row_of(rows, "coft")
+    baseline, coft = row_of(rows, "frozen"), row_of(rows, "coft")
     assert (baseline["n"], coft["n"], coft["failed"], coft["num_categories"]) == (3, 2, 0, 1)
     assert baseline["metrics"]["image_auroc"] == pytest.approx({"mean": 0.82, "std": 0.02, "n": 3}, abs=1e-15)
     assert coft["metrics"]["image_auroc"] == pytest.approx({"mean": 0.88, "std": 0.02 * 2**0.5, "n": 2}, abs=1e-15)
@@ -22,7 +22,7 @@ def test_mean_spread_and_paired_gain_by_hand() -> None:
 
 
 def test_another_baseline_or_none() -> None:
-    assert row_of(summarise(THREE_SEEDS + TWO_SEEDS, "coft"), "patchcore")["gain"]["aupro"]["mean"] == pytest.approx(
+    assert row_of(summarise(THREE_SEEDS + TWO_SEEDS, "coft"), "frozen")["gain"]["aupro"]["mean"] == pytest.approx(
         -0.035
     )
     assert row_of(summarise(TWO_SEEDS), "coft")["gain"] == {}
@@ -64,16 +64,16 @@ def test_by_dataset_a_single_category_stands_for_itself() -> None:
 def test_by_shots_is_over_all_categories_that_all_methods_have() -> None:
     results = [
         run(method, 0, auroc + gain + shots / 100, category, dataset=dataset, shots=shots)
-        for method, gain in (("patchcore", 0.0), ("coft", 0.1))
+        for method, gain in (("frozen", 0.0), ("coft", 0.1))
         for dataset, category, auroc in (("mvtec", "bottle", 0.8), ("mvtec", "screw", 0.4), ("elpv", "mono", 0.6))
         for shots in (1, 8)
     ]
-    rows = summarise([*results, run("patchcore", 0, 0.0, "poly", dataset="elpv")], by="shots")
+    rows = summarise([*results, run("frozen", 0, 0.0, "poly", dataset="elpv")], by="shots")
     assert [(row["shots"], row["method"], row["num_categories"]) for row in rows] == [
         (1, "coft", 3),
-        (1, "patchcore", 3),
+        (1, "frozen", 3),
         (8, "coft", 3),
-        (8, "patchcore", 3),
+        (8, "frozen", 3),
     ]
     assert [row["metrics"]["image_auroc"]["mean"] for row in rows] == pytest.approx([0.71, 0.61, 0.78, 0.68])
     assert rows[0]["gain"]["image_auroc"]["mean"] == pytest.approx(0.1)
@@ -81,12 +81,12 @@ def test_by_shots_is_over_all_categories_that_all_methods_have() -> None:
 
 def test_by_defect_has_the_scores_of_every_defect_and_no_costs() -> None:
     parts: dict[str, Any] = {"crack": {"image_auroc": 0.9}, "dent": {"image_auroc": 0.5, "aupro": 0.2}}
-    rows = summarise([run(m, 0, 0.7, per_defect=parts) for m in ("patchcore", "coft")], by="defect")
+    rows = summarise([run(m, 0, 0.7, per_defect=parts) for m in ("frozen", "coft")], by="defect")
     assert [(row["defect"], row["method"]) for row in rows] == [
         ("crack", "coft"),
-        ("crack", "patchcore"),
+        ("crack", "frozen"),
         ("dent", "coft"),
-        ("dent", "patchcore"),
+        ("dent", "frozen"),
     ]
     assert rows[2]["metrics"] == {"image_auroc": {"mean": 0.5, "n": 1}, "aupro": {"mean": 0.2, "n": 1}}
     assert rows[2]["gain"]["aupro"]["mean"] == 0.0

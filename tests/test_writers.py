@@ -86,7 +86,7 @@ def test_json_has_the_test_beside_the_gain() -> None:
     (test,) = comparisons(results)
     by_method = {row["method"]: row for row in rows}
     assert by_method["coft"]["test"]["low"] == test["low"]
-    assert "test" not in by_method["patchcore"]
+    assert "test" not in by_method["frozen"]
 
 
 def test_published_numbers_say_so_and_name_a_source_each() -> None:

@@ -26,6 +26,8 @@ from anomaly_zoo.grid.options import parse
 from anomaly_zoo.grid.progress import Progress
 from anomaly_zoo.grid.schedule import Schedule, Todo, unfinished
 from anomaly_zoo.results import Result, load, load_all
+from anomaly_zoo.summary import BASELINE
+from anomaly_zoo.yaml_files import name_in_results
 
 _RESUME = "The same command goes on where this one ended: finished runs are kept.\n"
 
@@ -142,7 +144,7 @@ def _cells(options: argparse.Namespace, roots: dict[str, Path]) -> tuple[list[Ce
     for backbone in backbones:
         store = options.results if len(backbones) == 1 else options.results / f"backbone={backbone}"
         more = [] if backbone is None else [f"--backbone.name={backbone}"]
-        for method in dict.fromkeys(options.method):
+        for method in options.method:
             some, files = grid(method, roots, options.category, options.shots, options.seeds, [*more, *fixed], store)
             cells += some
             resolved |= files
@@ -191,7 +193,8 @@ def _shares(grid_size: int, past: Sequence[Result], options: argparse.Namespace)
     It is the whole grid that counts, finished or not: the last bits of a score depend on the number of threads, and a
     resumed grid has the scores of one that was never stopped.
     """
-    mib = run_mib((result for result in past if result.method in map(_stem, options.method)), DEFAULT_RUN_MIB)
+    names = {name_in_results(method) for method in options.method}
+    mib = run_mib((result for result in past if result.method in names), DEFAULT_RUN_MIB)
     workers, threads = share(grid_size, mib, options.workers, gpus(), options.gpus or 1.0)
     if options.threads and options.workers is None:
         workers = max(1, min(workers, cores() // options.threads))
@@ -209,18 +212,14 @@ def _report_failed(failed: Sequence[Cell], results: dict[Path, Result], console:
 
 
 def _baseline(cells: Sequence[Cell]) -> list[Result]:
-    """The frozen reference's results for the same runs, where the store holds them."""
+    """The baseline's results for the same runs, where the store holds them."""
     have = {cell.path for cell in cells}
-    paths = {cell.path.parents[2] / "patchcore" / cell.path.relative_to(cell.path.parents[1]) for cell in cells}
+    paths = {cell.path.parents[2] / BASELINE / cell.path.relative_to(cell.path.parents[1]) for cell in cells}
     return [load(path) for path in sorted(paths - have) if path.is_file()]
 
 
 def _place(cell: Cell) -> str:
     return cell.path.relative_to(cell.store).with_suffix("").as_posix() + f" {cell.config['backbone']['name']}"
-
-
-def _stem(method: str) -> str:
-    return Path(method).stem
 
 
 def _is_misconfiguration(error: Exception) -> bool:

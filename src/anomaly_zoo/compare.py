@@ -21,6 +21,7 @@ from anomaly_zoo import missing
 from anomaly_zoo.results import Result, conflicting_keys, load_all, write_whole
 from anomaly_zoo.summary import BASELINE, BYS, frame, protocols, summarise
 from anomaly_zoo.tables import METRICS, NOT_SET, Mark, blocks, look_up, notes
+from anomaly_zoo.yaml_files import expand, name_in_results
 
 __all__ = ["main", "print_table"]
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 if there is nothing to compare or a file is damaged."""
     options = _parse(arguments)
     try:
+        options.methods = expand(options.methods)
         if options.run:
             missing.fill(options.results, options.methods, options.datasets, options.shots, options.baseline)
         results = _chosen(options)
@@ -75,7 +77,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser("python -m anomaly_zoo.compare", description="Compares methods from the results store.")
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the store (default: results)")
     only = partial(parser.add_argument, nargs="+", default=[])
-    only("--methods", metavar="M", help="only these, and the baseline (default: all)")
+    only("--methods", metavar="M", help="only these, and the baseline; coft:all: its variants (default: all)")
     only("--datasets", metavar="D", help="only these (default: all)")
     only("--shots", metavar="K", type=int, help="only these (default: all)")
     only("--protocol", metavar="KEY=VALUE", help="only runs with this, such as data.image_size=256 (default: all)")
@@ -99,7 +101,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _chosen(options: argparse.Namespace) -> list[Result]:
     """The results that the options ask for; a ValueError if there are none, or an option names what the store lacks."""
     results = load_all(options.results)
-    asked = {"method": missing.names(options.methods), "dataset": options.datasets, "shots": options.shots}
+    asked = {"method": [*map(name_in_results, options.methods)], "dataset": options.datasets, "shots": options.shots}
     known = {name: {getattr(result, name) for result in results} for name in asked}
     known["metric"] = {name for run in results for part in _PARTS for name in getattr(run, part)}
     explicit = {options.baseline} - {BASELINE}  # the default need not be in the store

@@ -1,5 +1,6 @@
 """From YAML to checked objects. The only file that knows jsonargparse and LightningCLI."""
 
+import json
 import logging
 import warnings
 from argparse import ArgumentError
@@ -19,13 +20,13 @@ from anomaly_zoo.callbacks.finite_loss import FiniteLoss
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.yaml_files import BASE, CONFIGS, method_files
+from anomaly_zoo.yaml_files import BASE, CONFIGS, find_method, method_files
 
 __all__ = ["BASE", "CONFIGS", "AnomalyCLI", "build", "method_files", "quiet", "resolve"]
 
 _HELP = (
     "One method on one category: `fit` adapts it to a few normal images, `test` scores it, `predict` lists the scores "
-    "of the test images. Begin with: python -m anomaly_zoo fit --config configs/methods/patchcore.yaml "
+    "of the test images. Begin with: python -m anomaly_zoo fit --config configs/methods/frozen.yaml "
     "--data.root datasets/elpv --data.category mono. With --output, `fit` writes a model folder, for "
     "`predict --model`, `export` and `serve`: each has a --help of its own."
 )
@@ -126,25 +127,28 @@ class _ParseOnly(AnomalyCLI):
 
 @quiet()
 def resolve(method: str | Path, options: list[str]) -> dict[str, Any]:
-    """The whole configuration of a run: the protocol, the method's YAML, then the options; all checked.
+    """The whole configuration of a run: the protocol, the method's YAML, its variant, then the options; all checked.
 
     Args:
-        method: a name in configs/methods, or the path of a YAML file.
+        method: a name in configs/methods such as `coft`, a variant such as `coft:no_np`, or the path of a YAML file.
         options: command-line options such as `--data.category=bottle`.
 
     Returns:
         Plain nested values, as stored in a result and accepted by `build`.
 
     Raises:
-        ValueError: an unknown method, key or type.
+        ValueError: an unknown method, variant, key or type.
     """
-    file = method_files().get(str(method), Path(method))
-    if file.suffix != ".yaml" or not file.is_file():
-        raise ValueError(f"method {str(method)!r} is unknown. Methods: {', '.join(method_files())}; or a .yaml file.")
-    cli = _ParseOnly(["--config", str(file), *options], run=False)
+    file, overrides = find_method(method)
+    changes = [f"--model.init_args.{name}={_as_option(value)}" for name, value in overrides.items()]
+    cli = _ParseOnly(["--config", str(file), *changes, *options], run=False)
     config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
     config.pop("config", None)
     return config
+
+
+def _as_option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @quiet()

@@ -7,17 +7,9 @@ from itertools import groupby, product
 from pathlib import Path
 
 from anomaly_zoo.results import Result, load_all
+from anomaly_zoo.yaml_files import name_in_results
 
 _BENCH = (sys.executable, "-m", "anomaly_zoo.bench")
-
-
-def names(methods: Sequence[str]) -> list[str]:
-    """The methods' names in the results: a YAML file counts by its stem, as in `bench`.
-
-    >>> names(["coft", "trials/coft_long.yaml"])
-    ['coft', 'coft_long']
-    """
-    return [Path(method).stem if method.endswith(".yaml") else method for method in methods]
 
 
 def fill(store: Path, methods: Sequence[str], datasets: Sequence[str], shots: Sequence[int], baseline: str) -> None:
@@ -45,7 +37,7 @@ def commands(
     The grid is what the store holds and the options ask for. What exists decides the dataset's folder, the backbone,
     its weights and the image size. An empty store is filled with `bench`'s own choices.
     """
-    asked = list(dict.fromkeys([*methods, *([] if baseline in names(methods) else [baseline])]))
+    asked = list(dict.fromkeys([*methods, *([] if baseline in map(name_in_results, methods) else [baseline])]))
     known = [run for run in results if not datasets or run.dataset in datasets]
     if not known:
         for method, dataset in product(asked, datasets or [""]):
@@ -60,7 +52,7 @@ def commands(
         runs = list(group)
         fixed = _fixed(runs[0], store)
         for method, k in product(wanted, all_shots):
-            (name,) = names([method])
+            name = name_in_results(method)
             lacking: dict[str, list[int]] = {}
             for category, seed in product(sorted({run.category for run in runs}), seeds):
                 if (dataset, category, name, k, seed) not in done:

@@ -29,7 +29,7 @@ class Result:
 
     Attributes:
         dataset, category, backbone: names.
-        method: the stem of the method's file in configs/methods.
+        method: the stem of the method's file in configs/methods; a variant of it is `coft:no_np`.
         shots: number of support images.
         seed: what the support and every random choice follow from.
         status: `failed` when the run ended with an error; then everything measured may be missing.
@@ -40,6 +40,8 @@ class Result:
         resources: `peak_rss_mib`, `trainable_params`, and what else the method costs.
         support: the images that the method adapted to.
         images: one score per test image.
+        training: `steps` (updates made), `kept_step` (the step whose weights were kept; 0: those before training), and
+            `weights_moved` (how far the fine-tuned network moved, relative to its norm); empty without training.
         config: the resolved configuration, nested.
         versions: package name to version.
         git: `commit` of the code and whether files had changed since (`dirty`); None outside a repository.
@@ -64,6 +66,7 @@ class Result:
     undefined: dict[str, str] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     resources: dict[str, int | float] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
     device: str = ""
     started: str = ""
     cell: str = ""
@@ -81,15 +84,19 @@ class Result:
 def result_path(store: Path, dataset: str, category: str, method: str, shots: int, seed: int) -> Path:
     """Where the result of a run lies: `<store>/<dataset>/<category>/<method>/shots=8/seed=0.json`.
 
+    Those of the variant `coft:no_np` lie in the folder `coft@no_np`, since Windows allows no colon in names.
+
     Raises:
         ValueError: if a name is not the name of one folder, or a number is negative.
 
     >>> result_path(Path("results"), "mvtec", "bottle", "coft", shots=8, seed=0).as_posix()
     'results/mvtec/bottle/coft/shots=8/seed=0.json'
     """
+    if "@" in method:
+        raise ValueError(f"method {method!r} must not contain '@', which stands for ':' in the names of folders")
     for what, name in {"dataset": dataset, "category": category, "method": method}.items():
         if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
             raise ValueError(f"{what} {name!r} must be the name of one folder: not '.' or '..', without '/' or '\\'")
     if shots < 0 or seed < 0:
         raise ValueError(f"shots and seed must not be negative: shots={shots}, seed={seed}")
-    return store / dataset / category / method / f"shots={shots}" / f"seed={seed}.json"
+    return Path(store, dataset, category, method.replace(":", "@"), f"shots={shots}", f"seed={seed}.json")

@@ -1,8 +1,8 @@
 """The results store: one JSON file per run, whole or not there at all. Needs no torch.
 
 A run is dataset x category x method x shots x seed, and its file is
-`<store>/<dataset>/<category>/<method>/shots=8/seed=0.json`. What else a run writes (tracking, logs) lies beside it
-in the folder `seed=0/`, which readers never open.
+`<store>/<dataset>/<category>/<method>/shots=8/seed=0.json` (see `result_path`). What else a run writes (tracking,
+logs) lies beside it in the folder `seed=0/`, which readers never open.
 """
 
 import gc
@@ -39,7 +39,7 @@ __all__ = [
 _PATTERN = "*/*/*/shots=*/seed=*.json"
 _REPAIR = "delete the file and run it again, or restore it from a copy"
 # Tools outside that write this layout may leave these out.
-_OPTIONAL = frozenset({"per_defect", "undefined", "started", "git", "device", "cell"})
+_OPTIONAL = frozenset({"per_defect", "undefined", "training", "started", "git", "device", "cell"})
 # They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
 _NOT_PROTOCOL = frozenset(
     {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size", "cache_mib"}
@@ -152,9 +152,9 @@ def load_all(store: Path) -> list[Result]:
     with _uncollected():
         for path in store.glob(_PATTERN):
             result = load(path)
-            name = (result.dataset, result.category, result.method, f"shots={result.shots}", f"seed={result.seed}.json")
-            if path.parts[-len(name) :] != name:
-                raise ValueError(f"{path} holds the run that belongs in {result.path_in(store)}: move or delete it")
+            place = result.path_in(store)
+            if path != place:
+                raise ValueError(f"{path} holds the run that belongs in {place}: move or delete it")
             results.append(result)
     return sorted(results, key=attrgetter("dataset", "category", "method", "shots", "seed"))
 

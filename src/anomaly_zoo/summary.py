@@ -17,7 +17,7 @@ else:  # pandas takes longer to import than the help may take to print, and anno
 
 By = Literal["category", "dataset", "defect", "shots"]
 BYS: tuple[By, ...] = get_args(By)
-BASELINE = "patchcore"
+BASELINE = "frozen"
 AVERAGE = "average"
 ALL = "all datasets"
 _GROUP = ["protocol", "dataset", "shots"]

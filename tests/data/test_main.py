@@ -42,7 +42,7 @@ def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert shown.count("CC BY-NC-SA 4.0") == 1
     assert "Please cite: Bozic et al." in shown
-    assert "make bench METHOD=patchcore SHOTS=4 ROOT=datasets/ksdd2" in shown
+    assert "make bench METHOD=frozen SHOTS=4 ROOT=datasets/ksdd2" in shown
     assert main(["prepare", "ksdd2", "--max-test", "1"]) == 0
     assert "Please cite" not in capsys.readouterr().out  # printed once
     assert sum(MVTecDataset(Path("datasets/ksdd2"), "surface", 8).labels) == 1
@@ -75,7 +75,7 @@ def test_from_the_address_to_the_dataset(
     monkeypatch.setattr(source, "ABOUT", dataclasses.replace(source.ABOUT, download=download))
     assert main(["prepare", "ksdd"]) == 0
     shown = capsys.readouterr().out
-    assert "make bench METHOD=patchcore SHOTS=8 ROOT=datasets/ksdd" in shown
+    assert "make bench METHOD=frozen SHOTS=8 ROOT=datasets/ksdd" in shown
     assert "\n\n" not in shown
     assert main(["check", "ksdd"]) == 0
     assert sorted(path.name for path in Path("datasets").iterdir()) == ["downloads", "ksdd"]
@@ -101,7 +101,7 @@ def test_a_folder_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["check", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert f"python -m anomaly_zoo.data prepare {folder}" in shown
-    assert "make bench METHOD=patchcore SHOTS=5 ROOT=datasets/bracket" in shown
+    assert "make bench METHOD=frozen SHOTS=5 ROOT=datasets/bracket" in shown
     assert main(["prepare", str(folder)]) == 0
     assert main(["check", "datasets/bracket"]) == 0
     shutil.rmtree(folder / "masks" / "small")

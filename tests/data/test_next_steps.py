@@ -14,9 +14,9 @@ def files(train: int, *others: str) -> Files:
 @pytest.mark.parametrize(
     ("root", "train", "expected"),
     [
-        ("sets/a", 20, "make bench METHOD=patchcore SHOTS=8 ROOT=sets/a"),
-        ("sets/a", 3, "make bench METHOD=patchcore SHOTS=3 ROOT=sets/a"),
-        ("my sets", 9, "python -m anomaly_zoo.bench --method patchcore --shots 8 --root 'my sets'"),
+        ("sets/a", 20, "make bench METHOD=frozen SHOTS=8 ROOT=sets/a"),
+        ("sets/a", 3, "make bench METHOD=frozen SHOTS=3 ROOT=sets/a"),
+        ("my sets", 9, "python -m anomaly_zoo.bench --method frozen --shots 8 --root 'my sets'"),
     ],
 )
 def test_with_anomalous_images(root: str, train: int, expected: str) -> None:
@@ -26,7 +26,7 @@ def test_with_anomalous_images(root: str, train: int, expected: str) -> None:
 def test_without_anomalous_images() -> None:
     fit, predict = next_steps(Path("my sets"), files(5)).splitlines()
     assert fit == (
-        "python -m anomaly_zoo fit --config configs/methods/patchcore.yaml --data.root 'my sets' --data.category c "
+        "python -m anomaly_zoo fit --config configs/methods/frozen.yaml --data.root 'my sets' --data.category c "
         "--data.shots 5 --output models/c"
     )
     assert predict == "python -m anomaly_zoo predict --model models/c FOLDER --output found"

@@ -30,6 +30,23 @@ def test_a_cell_knows_its_place(tiny_root: Path) -> None:
     assert cell.name == "patchcore alpha shots=4 seed=3"
 
 
+def test_a_variant_has_a_name_a_place_and_an_identity_of_its_own(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_view(tmp_path, monkeypatch, 1)
+    (cell,), _ = grid("coft:one_view", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
+    (whole,), _ = grid("coft", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
+    assert (cell.method, cell.config["model"]["init_args"]["support_views"]) == ("coft:one_view", 1)
+    assert cell.path == Path("results/tiny/alpha/coft@one_view/shots=2/seed=0.json")
+    assert cell.identity != whole.identity
+
+
+def one_view(sweeps: Path, monkeypatch: pytest.MonkeyPatch, views: int) -> None:
+    """Says how many views the variant has."""
+    (sweeps / "coft.yaml").write_text(f"one_view: {{support_views: {views}}}\n")
+    monkeypatch.setattr("anomaly_zoo.yaml_files.SWEEPS", sweeps)
+
+
 def test_every_cell_has_an_identity_of_its_own(tiny_root: Path) -> None:
     cells = make(tiny_root, categories=["all"], shots=[1, 2], seeds=[0, 1, 2])
     assert len(cells) == len({cell.identity for cell in cells}) == len({cell.path for cell in cells}) == 12
@@ -143,6 +160,15 @@ def test_a_change_of_the_code_forgets_it(tiny_root: Path, monkeypatch: pytest.Mo
     )
     with pytest.raises(TypeError):
         make(tiny_root)
+
+
+def test_a_change_of_the_variant_forgets_it(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for views in (1, 2):
+        one_view(tmp_path, monkeypatch, views)
+        (cell,), resolved = grid("coft:one_view", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
+        assert cell.config["model"]["init_args"]["support_views"] == views
+        remember(resolved)
+    assert len([*Path("results/.resolved").iterdir()]) == 2
 
 
 def test_a_method_from_elsewhere_is_never_remembered(tiny_root: Path) -> None:

@@ -11,7 +11,7 @@ from anomaly_zoo.callbacks.visualization import write_gallery
 from anomaly_zoo.results import Result, load_all, save
 from tests.runs import scored
 
-METHODS = {"patchcore": 0.6, "coft": 1.2, "pf": 0.9}
+METHODS = {"frozen": 0.6, "coft": 1.2, "pf": 0.9}
 CATEGORIES = (("mvtec_ad", "bottle"), ("mvtec_ad", "screw"), ("elpv", "<mono>"))
 
 

@@ -44,8 +44,8 @@ def test_figures_are_json_that_plotly_understands(page: Path) -> None:
     assert all(figure["data"] for figure in found)
     for figure in (found[0], found[3]):  # against shots, against seconds; the baseline is named first, as in the tables
         names = [trace["name"] for trace in figure["data"] if trace.get("name") not in (None, "Pareto front")]
-        assert names == ["patchcore", "coft", "pf"]
-    lines = [trace for trace in found[0]["data"] if trace.get("name") in ("coft", "patchcore", "pf")]
+        assert names == ["frozen", "coft", "pf"]
+    lines = [trace for trace in found[0]["data"] if trace.get("name") in ("coft", "frozen", "pf")]
     assert [trace["x"] for trace in lines] == [[1, 8]] * 3
 
 
@@ -53,7 +53,7 @@ def test_a_single_number_of_shots_has_bars(store: Path, tmp_path: Path) -> None:
     only = [result for result in load_all(store) if result.shots == 8]
     html = report.write(only, tmp_path / "r.html", store).read_text(encoding="utf-8")
     first = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[0])
-    assert [trace["x"] for trace in first["data"]] == [["patchcore"], ["coft"], ["pf"]]
+    assert [trace["x"] for trace in first["data"]] == [["frozen"], ["coft"], ["pf"]]
     assert all(trace["error_y"]["array"][0] > 0 < trace["error_y"]["arrayminus"][0] for trace in first["data"])
     assert "Image AUROC at 8 shots, all datasets, mean over 3 categories" in html
 
@@ -90,7 +90,7 @@ def test_nothing_but_failures_is_refused(tmp_path: Path) -> None:
     [
         THREE_SEEDS[:1],
         [*THREE_SEEDS, failed("coft", 0, "boom")],
-        [replace(run("patchcore", 0, 0.5), metrics={}, undefined={"image_auroc": "no normal image"}, timing={})],
+        [replace(run("frozen", 0, 0.5), metrics={}, undefined={"image_auroc": "no normal image"}, timing={})],
     ],
 )
 def test_small_stores_have_a_report_too(results: Sequence[Any], tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_six_datasets_have_a_report_of_12_mb_at_most(tmp_path: Path) -> None:
     pixels = (blocks + rng.normal(scale=6, size=blocks.shape)).astype(np.uint8)
     for dataset, num_categories in sizes.items():
         for category in range(num_categories):
-            for method in ("patchcore", "coft", "gaussian", "pf"):
+            for method in ("frozen", "coft", "gaussian", "pf"):
                 one = scored(method, 0, rng.normal(size=160).tolist(), 80, dataset=dataset, category=f"c{category}")
                 save(one, tmp_path)
                 tiles = [

@@ -25,14 +25,14 @@ def next_steps(root: Path, files: Files) -> str:
     shots = min([_SHOTS, *train.values()])
     if any(part[1] == "test" and part[2] != "good" for part in parts):
         if len(str(root).split()) == 1:
-            return f"make bench METHOD=patchcore SHOTS={shots} ROOT={shlex.quote(str(root))}"
-        return f"python -m anomaly_zoo.bench --method patchcore --shots {shots} --root {shlex.quote(str(root))}"
+            return f"make bench METHOD=frozen SHOTS={shots} ROOT={shlex.quote(str(root))}"
+        return f"python -m anomaly_zoo.bench --method frozen --shots {shots} --root {shlex.quote(str(root))}"
     lines = []
     regions = {part[0] for part in parts if part[1] in (POLYGON_FILE, MASK_FOLDER)}
     for category in sorted(train):
         model = shlex.quote(f"models/{category}")
         fit = (
-            "python -m anomaly_zoo fit --config configs/methods/patchcore.yaml "
+            "python -m anomaly_zoo fit --config configs/methods/frozen.yaml "
             f"--data.root {shlex.quote(str(root))} --data.category {shlex.quote(category)} --data.shots {shots}"
         )
         if category in regions:  # a model folder cannot hold one

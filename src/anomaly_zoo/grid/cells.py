@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from anomaly_zoo.results import Result, conflicting_keys, result_path
-from anomaly_zoo.yaml_files import BASE, method_files
+from anomaly_zoo.yaml_files import BASE, find_method, name_in_results
 
 Config = dict[str, Any]
 
@@ -117,7 +117,7 @@ def grid(
     """All cells of one method, in the order dataset, category, shots, seed.
 
     Args:
-        method: a name in configs/methods, or the path of a YAML file.
+        method: a name in configs/methods, a variant such as `coft:no_np`, or the path of a YAML file.
         roots: the folder of every dataset, by its name.
         categories: folder names, or "all".
         shots: numbers of support images.
@@ -132,6 +132,7 @@ def grid(
         FileNotFoundError: a root is missing or holds no category.
         ValueError: the method or an option is wrong.
     """
+    name = name_in_results(method)
     cells: list[Cell] = []
     resolved: dict[Path, Config] = {}
     fingerprints: dict[Any, str] = {}
@@ -148,7 +149,6 @@ def grid(
                     config = copy.deepcopy(base)
                     config["seed_everything"] = seed
                     config["data"] |= {"category": category, "shots": k}
-                    name = Path(method).stem
                     cells.append(Cell(name, config, store, identity(name, config, fingerprints)))
     if not cells:
         raise FileNotFoundError(
@@ -181,12 +181,13 @@ def _resolve(method: str, options: list[str], store: Path) -> tuple[Path | None,
 
 def _memory_file(method: str, options: list[str], store: Path) -> Path | None:
     """Named by all that a resolved configuration follows from; None for a method outside this package."""
-    text = method_files().get(method, Path(method)).read_text()
+    file, overrides = find_method(method)
+    text = file.read_text()
     with suppress(yaml.YAMLError, KeyError, TypeError):
         if yaml.safe_load(text)["model"]["class_path"].startswith("anomaly_zoo."):
             sources = [(str(path), *_stamp(path)) for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
             versions = [metadata.version(name) for name in ("jsonargparse", "lightning", "timm", "torch")]
-            key = [text, BASE.read_text(), options, sources, versions]
+            key = [text, overrides, BASE.read_text(), options, sources, versions]
             return store / ".resolved" / f"{_sha256(key)[:32]}.json"
     return None
 

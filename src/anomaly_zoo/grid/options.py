@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from anomaly_zoo.yaml_files import method_files
+from anomaly_zoo.yaml_files import SWEEPS, expand, find_method, is_file, method_files, variants
 
 _WHAT = "Runs the grid method x dataset x category x shots x seed, on a laptop or on a cluster."
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line; exits with code 2 where it cannot be read or names no method."""
-    parser = argparse.ArgumentParser("python -m anomaly_zoo.bench", description=_WHAT)
-    known = method_files()
+    parser = argparse.ArgumentParser("python -m anomaly_zoo.bench", description=_WHAT, epilog=_variants())
     what = parser.add_argument_group("what to run")
-    what.add_argument("--method", nargs="+", default=[], help=f"{', '.join(known)}; or the path of a YAML file")
+    methods = f"{', '.join(method_files())}; a variant as METHOD:VARIANT (all: METHOD:all); or the path of a YAML file"
+    what.add_argument("--method", nargs="+", default=[], help=methods)
     what.add_argument("--shots", type=int, nargs="+", default=[8], help="numbers of support images (8)")
     what.add_argument("--dataset", nargs="+", help="mvtec_ad, elpv, or the name of what lies in --root")
     what.add_argument("--root", type=Path, nargs="+", help="any folder in the MVTec layout (datasets/<dataset>)")
@@ -53,10 +53,29 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         near = difflib.get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=1)
         hint = f". Did you mean {near[0]}?" if near else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    for method in options.method or [""]:
-        if not method or (method not in known and not Path(method).is_file()):
-            _refuse_method(parser, method)
+    _choose_methods(parser, options)
     return options
+
+
+def _variants() -> str:
+    """What `--help` says last."""
+    files = sorted(SWEEPS.glob("*.yaml"))
+    of_each = [f"{file.stem}: {', '.join(variants(file.stem))}." for file in files]
+    return " ".join(["Variants of", *of_each, "METHOD_paper has those of METHOD."])
+
+
+def _choose_methods(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Puts all variants in place of `METHOD:all`; exits with what there is if a method or a variant is not there."""
+    for method in options.method or [""]:
+        name = method.partition(":")[0]
+        if not is_file(method) and name not in method_files():
+            _refuse_method(parser, name)
+    try:
+        options.method = expand(options.method)
+        for method in options.method:
+            find_method(method)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
 
 
 def _refuse_method(parser: argparse.ArgumentParser, method: str) -> NoReturn:
