@@ -28,6 +28,12 @@ def run(method: str, seed: int, auroc: float, category: str = "bottle", **change
     return replace(result, **changes)
 
 
+def trained(method: str, seed: int, kept_step: int, **changes: Any) -> Result:
+    """A run of ten steps."""
+    training = {"steps": 10.0, "kept_step": float(kept_step), "weights_moved": kept_step / 1000}
+    return run(method, seed, 0.8, **{"training": training, **changes})
+
+
 def failed(method: str, seed: int, error: str, **changes: Any) -> Result:
     nothing: dict[str, Any] = {"metrics": {}, "timing": {}, "status": "failed", "error": error}
     return run(method, seed, 0.0, **{**nothing, **changes})

@@ -17,7 +17,7 @@ import pytest
 from anomaly_zoo.compare import main, print_table
 from anomaly_zoo.results import Result, save
 from anomaly_zoo.summary import summarise
-from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, failed, row_of, run, scored
+from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, failed, row_of, run, scored, trained
 
 
 @pytest.fixture
@@ -168,6 +168,30 @@ def test_options_choose(store: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("coft", ["aupro"], ["aupro"]),
         ("frozen", ["aupro"], []),
     ]
+
+
+def test_variants_are_chosen_and_shown_by_their_names(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variant in ("no_np", "no_pp"):
+        save(run(f"coft:{variant}", 0, 0.85), store)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "coft.yaml").write_text("no_np: {}\nno_pp: {}\n")
+    monkeypatch.setattr("anomaly_zoo.yaml_files.SWEEPS", tmp_path / "sweeps")
+    assert main([str(store), "--methods", "coft:all", "--baseline", "coft", "--format", "json"]) == 0
+    gains = {row["method"]: "image_auroc" in row["gain"] for row in json.loads(capsys.readouterr().out)}
+    assert gains == {"coft": False, "coft:no_np": True, "coft:no_pp": True}
+    assert main([str(store), "--methods", "coft:no_np"]) == 0
+    assert re.search(r"^coft:no_np +1 +0.850", capsys.readouterr().out, re.MULTILINE)
+    assert main([str(store), "--methods", "pf:all"]) == 2
+    assert capsys.readouterr().err == "compare: pf has no variants.\n"
+
+
+def test_a_method_that_kept_step_0_is_marked_under_its_table(shown: Any) -> None:
+    results = [run("frozen", 0, 0.8), *(trained("coft", seed, seed) for seed in range(3)), trained("pf", 0, 5)]
+    assert [line for line in shown(results) if "kept" in line] == ["coft: kept step 0 in 1 of 3 runs"]
+    frozen_twin = run("coft:frozen", 0, 0.8, training={"steps": 0.0, "kept_step": 0.0})  # nothing was meant to be kept
+    assert not [line for line in shown([frozen_twin, trained("pf", 0, 5)]) if "kept" in line]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from anomaly_zoo.summary import ALL, summarise
-from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, row_of, run
+from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, row_of, run, trained
 
 
 def test_mean_spread_and_paired_gain_by_hand() -> None:
@@ -19,6 +19,21 @@ def test_mean_spread_and_paired_gain_by_hand() -> None:
     assert coft["gain"]["image_auroc"] == pytest.approx({"mean": 0.07, "std": 0.03 * 2**0.5, "n": 2}, abs=1e-15)
     assert coft["metrics"]["adapt_s"] == pytest.approx({"mean": 10.5, "std": 0.5**0.5, "n": 2})
     assert baseline["gain"] == {}
+
+
+def test_runs_that_kept_step_0_are_counted_in_averages_too() -> None:
+    results = [
+        *(trained("coft", seed, kept, category="screw") for seed, kept in ((0, 0), (1, 5))),
+        *(trained("coft", seed, 0, category="tile") for seed in (0, 1)),
+        *(run("frozen", seed, 0.8, category) for seed in (0, 1) for category in ("screw", "tile")),
+    ]
+    for category, counts in {"screw": (2, 1), "tile": (2, 2)}.items():
+        row = row_of(summarise(results), "coft", category)
+        assert (row["trained"], row["kept_step_0"]) == counts
+    average = row_of(summarise(results, by="dataset"), "coft", "average")
+    assert (average["n"], average["trained"], average["kept_step_0"]) == (2, 4, 3)
+    baseline = row_of(summarise(results, by="dataset"), "frozen", "average")
+    assert (baseline["trained"], baseline["kept_step_0"]) == (0, 0)
 
 
 def test_another_baseline_or_none() -> None:

@@ -14,7 +14,7 @@ from anomaly_zoo import published, writers
 from anomaly_zoo.significance import comparisons
 from anomaly_zoo.summary import summarise
 from anomaly_zoo.tables import Block, Mark, blocks, evidence
-from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, run
+from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, run, trained
 from tests.test_significance import pair
 
 ODD = run("a_b%c", 0, 0.7)
@@ -41,11 +41,21 @@ def test_latex_escapes_and_marks() -> None:
     assert {line.count(" & ") for line in rows} == {5}
 
 
+def test_what_is_below_a_table_is_written_and_its_numbers_are_columns() -> None:
+    rows = summarise([trained("a_b", 0, 0), trained("a_b", 1, 5)])
+    page = render(writers.markdown(blocks(rows)), extensions=["tables"])
+    assert "</table>\n<p>a_b: kept step 0 in 1 of 2 runs</p>" in page
+    assert "\\end{tabular}\n\\par{\\footnotesize a\\_b: kept step 0 in 1 of 2 runs}" in writers.latex(blocks(rows))
+    for line in csv.DictReader(io.StringIO(writers.as_csv(rows, []))):
+        assert (line["runs"], line["trained"], line["kept_step_0"]) == ("2", "2", "1")
+    assert [(row["trained"], row["kept_step_0"]) for row in json.loads(writers.as_json(rows, []))] == [(2, 1)]
+
+
 @pytest.mark.slow
 def test_latex_compiles(tmp_path: Path) -> None:
     if not (tex := shutil.which("pdflatex")):
         pytest.skip("needs pdflatex")
-    tables = [*blocks(summarise(pair())), *evidence(comparisons(pair())), published.block()]
+    tables = [*blocks(summarise([*pair(), trained("pf", 0, 0)])), *evidence(comparisons(pair())), published.block()]
     document = (
         r"\documentclass{article}\usepackage{booktabs}\begin{document}" + writers.latex(tables) + r"\end{document}"
     )

@@ -22,7 +22,8 @@ AVERAGE = "average"
 ALL = "all datasets"
 _GROUP = ["protocol", "dataset", "shots"]
 _CELL = [*_GROUP, "category", "defect", "num_categories", "method"]
-_RUN = [*_CELL, "seed", "failed", "undefined"]
+_COUNTS = ["trained", "kept_step_0"]
+_RUN = [*_CELL, "seed", "failed", "undefined", *_COUNTS]
 
 
 class Statistic(TypedDict, total=False):
@@ -44,6 +45,8 @@ class Summary(TypedDict):
     shots: int
     n: int  # runs that succeeded
     failed: int  # runs that did not
+    trained: int  # runs that made steps; an average counts those of all its categories
+    kept_step_0: int  # of these, runs whose weights before training were kept
     metrics: dict[str, Statistic]  # every metric, time and resource that has a value
     gain: dict[str, Statistic]  # this method less the baseline with the same seed; empty without such pairs
     undefined: dict[str, str]  # metrics that cannot be computed here, each with the reason
@@ -83,7 +86,10 @@ def frame(results: Sequence[Result], baseline: str = BASELINE) -> DataFrame:
         text = json.dumps(shown, sort_keys=True)
         cell = (text, result.dataset, result.shots, result.category, "", 1, result.method)
         values = {**result.metrics, **result.timing, **result.resources} if ok else {}
-        rows.append({**dict(zip(_RUN, (*cell, result.seed, not ok, result.undefined), strict=True)), **values})
+        trained = result.training.get("steps", 0) > 0
+        kept_step_0 = trained and result.training.get("kept_step") == 0
+        run = (*cell, result.seed, not ok, result.undefined, int(trained), int(kept_step_0))
+        rows.append({**dict(zip(_RUN, run, strict=True)), **values})
     runs: DataFrame = pd.DataFrame(rows)
     twice = runs.duplicated([*_CELL[1:], "seed"])
     if twice.any():
@@ -124,7 +130,8 @@ def averages(runs: DataFrame) -> DataFrame:
     values = seeds[_metrics(runs)].mean().where(seeds[_metrics(runs)].count().eq(size, axis=0))
     undefined: Any = [_merged(categories) for categories in seeds["undefined"].agg(list)] if len(size) else []
     whole = size == size.index.get_level_values("num_categories")
-    complete: DataFrame = values.assign(undefined=undefined)[whole].reset_index()
+    counts = {name: seeds[name].sum() for name in _COUNTS}
+    complete: DataFrame = values.assign(undefined=undefined, **counts)[whole].reset_index()
     return complete
 
 
@@ -190,11 +197,13 @@ def _summaries(runs: DataFrame, baseline: str) -> Iterator[Summary]:
         return
     metrics, gain = _statistics(runs), _statistics(gains(runs, baseline))
     cells = runs.groupby(_CELL).agg(
-        n=("failed", lambda failed: int((~failed).sum())), failed=("failed", "sum"), undefined=("undefined", list)
-    )
+        n=("failed", lambda failed: int((~failed).sum())), failed=("failed", "sum"), undefined=("undefined", list),
+        **{name: (name, "sum") for name in _COUNTS},
+    )  # fmt: skip
     parsed = {text: json.loads(text) for text in runs["protocol"].unique()}
-    for cell, n, failed, undefined in cells.itertuples(name=None):
+    for cell, n, failed, undefined, *counts in cells.itertuples(name=None):
         row: Any = {**dict(zip(_CELL, cell, strict=True)), "n": int(n), "failed": int(failed)}
+        row |= {name: int(count) for name, count in zip(_COUNTS, counts, strict=True)}
         row |= {name: int(row[name]) for name in ("shots", "num_categories")}  # numpy's integers are not JSON's
         row |= {"metrics": metrics.get(cell, {}), "gain": gain.get(cell, {}), "undefined": _merged(undefined)}
         yield row | {"protocol": parsed[row["protocol"]]}

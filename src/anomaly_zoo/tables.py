@@ -6,8 +6,8 @@ terminal, Markdown and LaTeX draw them (`writers.py`); JSON and CSV take the num
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -32,12 +32,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Block:
-    """One table. `note` says what is above it when protocols differ."""
+    """One table. `note` says what is above it when protocols differ, `below` what to know of its methods."""
 
     title: str
     columns: list[str]
     rows: list[list[Mark]]
     note: str = ""
+    below: list[str] = field(default_factory=list)
 
 
 def blocks(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[str] = METRICS) -> Iterator[Block]:
@@ -51,8 +52,23 @@ def blocks(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[
         for _, group in groupby(same, key=itemgetter("dataset", "shots", "category", "defect")):
             cell = {row["method"]: row for row in group}
             lines = [line for method in methods for line in _lines(cell, method, metrics, costs)]
-            yield Block(_title(next(iter(cell.values()))), ["method", "n", *metrics], lines, note)
+            title, below = _title(next(iter(cell.values()))), kept_step_0(cell.values())
+            yield Block(title, ["method", "n", *metrics], lines, note, below)
             note = ""  # once, above the first of its tables
+
+
+def kept_step_0(rows: Iterable[Summary]) -> list[str]:
+    """Says in how many runs a method trained, and yet kept the weights from before; nothing of methods that never did.
+
+    Args:
+        rows: every run may be in one of them only.
+    """
+    counts: dict[str, list[int]] = {}
+    for row in rows:
+        count = counts.setdefault(row["method"], [0, 0])
+        count[0] += row["kept_step_0"]
+        count[1] += row["trained"]
+    return [f"{method}: kept step 0 in {kept} of {of} runs" for method, (kept, of) in counts.items() if kept]
 
 
 def evidence(comparisons: Sequence[Comparison], baseline: str = BASELINE) -> Iterator[Block]:

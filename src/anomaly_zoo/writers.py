@@ -50,7 +50,8 @@ def terminal(console: Console, blocks: Iterable[Block]) -> None:
         for row in block.rows:
             cells = [Text(mark.text, "dim" if mark.aside else _STYLES.get(mark.place or 0, "")) for mark in row]
             table.add_row(*cells)
-        console.print(table, "", sep="\n")
+        below = [Text(line, "dim") for line in block.below]
+        console.print(table, *below, "", sep="\n")
 
 
 def _headings(names: Sequence[str]) -> list[str]:
@@ -77,7 +78,8 @@ def markdown(blocks: Iterable[Block]) -> str:
         ]
         rule = " | ".join([":--", *["--:"] * (len(block.columns) - 1)])
         table = [" | ".join(map(_escape, block.columns)), rule, *rows]
-        parts.append("\n".join([f"### {_escape(block.title)}", "", *(f"| {line} |" for line in table)]))
+        below = [line for text in block.below for line in ("", _escape(text))]
+        parts.append("\n".join([f"### {_escape(block.title)}", "", *(f"| {line} |" for line in table), *below]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,6 +106,7 @@ def latex(blocks: Iterable[Block]) -> str:
                     *(rf"{row} \\" for row in rows),
                     r"\bottomrule",
                     r"\end{tabular}",
+                    *(rf"\par{{\footnotesize {_tex(text)}}}" for text in block.below),
                     r"\end{table}",
                 ]
             )
@@ -131,7 +134,9 @@ def as_csv(rows: Sequence[Summary], comparisons: Sequence[Comparison], metrics: 
     names = metrics or sorted({name for row in rows for name in (*row["metrics"], *row["undefined"])})
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*_CELL, "runs", "failed", "metric", *_NUMBERS, *_TESTS, "undefined", "protocol"])
+    writer.writerow(
+        [*_CELL, "runs", "failed", "trained", "kept_step_0", "metric", *_NUMBERS, *_TESTS, "undefined", "protocol"]
+    )
     for row, name in product(rows, names):
         cell = [row[key] for key in _CELL]
         statistics = [
@@ -140,9 +145,8 @@ def as_csv(rows: Sequence[Summary], comparisons: Sequence[Comparison], metrics: 
         test: Any = tests.get(_name(row), {}) if name == "image_auroc" else {}
         protocol = json.dumps(row["protocol"], sort_keys=True)
         tested = [test.get(key, "") for key in _TESTS]
-        writer.writerow(
-            [*cell, row["n"], row["failed"], name, *statistics, *tested, row["undefined"].get(name, ""), protocol]
-        )
+        runs = [row["n"], row["failed"], row["trained"], row["kept_step_0"]]
+        writer.writerow([*cell, *runs, name, *statistics, *tested, row["undefined"].get(name, ""), protocol])
     return file.getvalue()
 
 

@@ -16,7 +16,7 @@ from anomaly_zoo.compare import main
 from anomaly_zoo.report.page import main_shots
 from anomaly_zoo.results import load_all, save
 from anomaly_zoo.significance import comparisons
-from tests.runs import THREE_SEEDS, config, failed, run, scored
+from tests.runs import THREE_SEEDS, config, failed, run, scored, trained
 
 
 def outside_scripts(page: Path) -> str:
@@ -64,6 +64,12 @@ def test_it_says_what_the_comparison_says(page: Path, store: Path) -> None:
         assert f"{test['difference']:+.3f}</td><td>{test['low']:+.3f} to {test['high']:+.3f}" in html
     assert "not measured here" in html  # mvtec_ad is in the store
     assert '"image_size": 256' in html.replace("&#34;", '"')
+
+
+def test_it_says_which_methods_kept_step_0(tmp_path: Path) -> None:
+    results = [trained("coft:no_np", seed, seed, category=name) for seed in range(3) for name in ("bottle", "screw")]
+    html = report.write(results, tmp_path / "r.html", tmp_path).read_text(encoding="utf-8")
+    assert '<p class="note">coft:no_np: kept step 0 in 2 of 6 runs</p>' in html
 
 
 def test_no_path_of_this_machine_gets_in(page: Path, store: Path) -> None:

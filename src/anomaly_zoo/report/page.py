@@ -18,8 +18,8 @@ from anomaly_zoo.report.categories import Figure, as_figure
 from anomaly_zoo.report.figures import Look
 from anomaly_zoo.results import Result, write_whole
 from anomaly_zoo.significance import Comparison, Level, RankTable, comparisons, levels, rankings
-from anomaly_zoo.summary import ALL, BASELINE, Summary, protocols, summarise
-from anomaly_zoo.tables import METRICS, costs_of, interval_text, number, p_text, place, protocol_notes
+from anomaly_zoo.summary import ALL, AVERAGE, BASELINE, Summary, protocols, summarise
+from anomaly_zoo.tables import METRICS, costs_of, interval_text, kept_step_0, number, p_text, place, protocol_notes
 
 _COSTS = {"adapt_s": "seconds to adapt", "ms_per_image": "ms per image"}
 
@@ -73,6 +73,7 @@ def render(done: Sequence[Result], num_failed: int, store: Path, baseline: str, 
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         summary=_summary(at_shots, baseline, shots),
         rows=rows,
+        kept_step_0=kept_step_0(row for row in rows if row["category"] != AVERAGE),
         tests=tests,
         key=_key,
         interval=interval_text,
