@@ -1,20 +1,21 @@
 """Draws how pf scores by pruning criterion and ratio, from the results of its ablation.
 
     make ablate METHOD=pf
-    .venv/bin/python benchmarks/pruning_heatmap.py --results results --metric aupro --output heatmap.svg
+    .venv/bin/python benchmarks/pruning_heatmap.py --results results/ablations/pf --metric aupro --output heatmap.svg
 
-Reads the results of the methods `ratio_<criterion>_<percent>`. A cell is the mean over all runs of its method and over
-the same categories, shots and seeds as every other cell; a cell that lacks some of them stays empty.
+Reads the results of `pf` and of its variants `<criterion>` and `<criterion>_<percent>`. A cell is the mean over all runs
+of its method and over the same categories, shots and seeds as every other cell; a cell that lacks some stays empty.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
-from anomaly_zoo.results import load_all
+from anomaly_zoo.results import Result, load_all
 
 CELL_PX, LEFT_PX, TOP_PX = (84, 40), 100, 40
 Scores = dict[tuple[str, int], dict[tuple[str, str, int, int], float]]
@@ -28,13 +29,22 @@ def read(store: Path, metric: str) -> Scores:
     """
     scores: Scores = defaultdict(dict)
     for result in load_all(store):
-        if result.status == "ok" and result.method.startswith("ratio_") and metric in result.metrics:
-            _, criterion, percent = result.method.split("_")
+        if result.status == "ok" and metric in result.metrics and (cell := pruned(result)):
             run = (result.dataset, result.category, result.shots, result.seed)
-            scores[criterion, int(percent)][run] = result.metrics[metric]
+            scores[cell][run] = result.metrics[metric]
     if not scores:
-        raise SystemExit(f"{store} has no {metric} of ratio_<criterion>_<percent>: run `make ablate METHOD=pf` first")
+        raise SystemExit(f"{store} has no {metric} of pf:<criterion>_<percent>: run `make ablate METHOD=pf` first")
     return scores
+
+
+def pruned(result: Result) -> tuple[str, int] | None:
+    """Criterion and percent of a run of pf, None if more than these was changed."""
+    method, _, variant = result.method.partition(":")
+    if method != "pf":
+        return None
+    given = result.config["model"]["init_args"]
+    alone = re.fullmatch(rf"(?:{given['criterion']}(?:_channels|_\d+)?)?", variant)
+    return (given["criterion"], round(100 * given["pruning_ratio"])) if alone else None
 
 
 def draw(scores: Scores, metric: str) -> str:
