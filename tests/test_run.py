@@ -63,6 +63,17 @@ def test_the_result_says_what_it_cost(result: Result) -> None:
     assert result.device.startswith("cpu (")
 
 
+def test_the_result_says_what_the_training_did(
+    result: Result, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert result.training == {}  # training-free
+    monkeypatch.setenv("WANDB", "0")
+    (tmp_path / "toy.yaml").write_text("model: {class_path: tests.toy.Toy, init_args: {steps: 2}}\n")
+    trained = run(config_for(tmp_path / "toy.yaml", tiny_root), "toy", tmp_path / "results")
+    assert (trained.training["steps"], trained.training["kept_step"]) == (2, 2)
+    assert load(save(trained, tmp_path / "results")) == trained
+
+
 def test_the_result_lists_the_support_relative_to_the_dataset(result: Result, tiny_root: Path) -> None:
     files = [tiny_root / path for path in result.support["paths"]]
     assert len(set(files)) == 4

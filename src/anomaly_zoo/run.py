@@ -68,6 +68,7 @@ def run(config: dict[str, Any], method: str, store: Path, callbacks: list[L.Call
             support=Support(paths=paths, sha256=support_sha256(data.support_files, data.root)),
             timing={"adapt_s": adapted - start, "test_s": tested - adapted, "ms_per_image": evaluation.ms_per_image},
             resources={"peak_rss_mib": _peak_memory_mib(), "trainable_params": trainable},
+            training=model.training_record(),
             device=_device(trainer),
         )
         track_result(trainer.logger, result, pictures.files)
