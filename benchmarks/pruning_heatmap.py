@@ -3,7 +3,7 @@
     make ablate METHOD=pf
     .venv/bin/python benchmarks/pruning_heatmap.py --results results/ablations/pf --metric aupro --output heatmap.svg
 
-Reads the results of `pf` and of its variants `<criterion>` and `<criterion>_<percent>`. A cell is the mean over all runs
+Reads the results of `pf` and its variants `<criterion>` and `<criterion>_<percent>`. A cell is the mean over all runs
 of its method and over the same categories, shots and seeds as every other cell; a cell that lacks some stays empty.
 """
 
