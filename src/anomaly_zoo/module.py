@@ -1,78 +1,113 @@
 """The method contract: everything that a method is to the rest of the package, on one page.
 
-prepare(support) -> training_step x steps -> calibrate(support) -> forward(image)
+prepare(support) -> training_step x steps -> fit(features) -> distances(features)
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as L
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
+from anomaly_zoo.nn.memory import PatchMemory
 from anomaly_zoo.nn.orientation import NUM_ASKED, NUM_ORIENTATIONS, NUM_SYMMETRIES, find_orientations
+from anomaly_zoo.nn.scoring import Pooling, Scorer
 from anomaly_zoo.nn.tiling import Tiling, predict_tiles, within_region
-from anomaly_zoo.types import Batch, Prediction
+from anomaly_zoo.nn.validation import held_out_folds
+from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
 Module = TypeVar("Module", bound="AnomalyModule")
 Orientations = Literal["found", "square"]
+
+VIEWS_OF_ONE = 8
+"""Views of a single support image, since there is no other image to hold out."""
 
 
 class AnomalyModule(L.LightningModule, ABC):
     """Adapts to a few normal images, then scores new ones.
 
-    A method overrides `forward` and those of `prepare`, `training_step` and `calibrate` that it needs. Whatever
-    scoring needs is a parameter or a buffer, so that it moves with `.to()` and lies in the checkpoint. Metrics,
-    files and tracking are none of its business. The support comes from `trainer.datamodule`.
+    A method says which distances it measures: it overrides `distances`, and those of `prepare`, `training_step`,
+    `features` and `fit` that it needs. All else is the same for every method: which images are held out, the units of
+    the distances, the memory beside the method, and how map and image score come of them (`nn/scoring.py`).
+
+    Whatever scoring needs is a parameter or a buffer, so that it moves with `.to()` and lies in the checkpoint. What is
+    fine-tuned is called `network`. Metrics, files and tracking are none of a method's business. The support comes from
+    `trainer.datamodule`.
 
     Args:
-        backbone: the pre-trained network, already loaded; frozen or fine-tuned as the method likes.
+        backbone: the pre-trained network, already loaded; it stays frozen, and a method tunes a copy.
         steps: optimizer updates; 0 for a training-free method. A smaller `Trainer(max_steps=...)` wins.
-        support_views: views of every support image that `prepare` and `calibrate` get: 1 is the image as it
-            is, more add mildly augmented views (see `data/transforms.py`), one for each orientation at least.
         learning_rate: of Adam, over all trainable parameters.
+        memory: whether the distance to a memory of the support's patches counts beside the method's own distances.
+        max_patches: of every stage that a memory keeps.
+        support_views: views of every support image that is fitted to: 1 is the image as it is, more add mildly
+            augmented views (see `data/transforms.py`), one for each orientation at least.
         orientations: of the views: those in which the support tells that the product comes (`found`, see
             `nn/orientation.py`), or always the symmetries of the `square`.
+
+    Attributes:
+        held_out_scores: image scores of the support images, each by a fit that did not see it; of a single image,
+            those of its augmented views.
+        held_out_peaks: the largest values of their anomaly maps.
+        held_out_level: the mean value of their anomaly maps.
 
     Raises:
         ValueError: a number out of range.
     """
 
-    is_calibrated: Tensor
-    found_orientations: Tensor
-    _init_args: dict[str, Any]
+    pooling: Pooling = "peak"
+    num_raw_stages = 2
+    """The finest stages whose patches the memory compares as they are, too; their length shows faint defects."""
+    coreset = False
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "AnomalyModule":
-        """Notes the constructor's arguments but the backbone, which rebuild the module from a checkpoint."""
-        module = super().__new__(cls)
-        bound = inspect.signature(cls).bind_partial(*args, **kwargs)  # partial, since copying passes none
-        bound.apply_defaults()
-        module._init_args = {name: value for name, value in bound.arguments.items() if name != "backbone"}
-        return module
+    is_fitted: Tensor
+    found_orientations: Tensor
+    held_out_scores: Tensor
+    held_out_peaks: Tensor
+    held_out_level: Tensor
+    kept_step: Tensor
+    weights_moved: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
         steps: int = 0,
-        support_views: int = 1,
         learning_rate: float = 1e-4,
+        memory: bool = True,
+        max_patches: int = 8192,
+        support_views: int = 8,
         orientations: Orientations = "found",
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=["backbone"], logger=False)
         if steps < 0 or support_views < 1 or learning_rate <= 0:
             raise ValueError(f"{steps=}, {support_views=}, {learning_rate=}: need steps >= 0, views >= 1, a rate > 0.")
-        self.backbone: nn.Module = backbone
+        self.backbone = Frozen(backbone)
         self.backbone_spec = backbone.spec
+        self.num_stages = len(backbone.stages)
         self.steps = steps
-        self.support_views = support_views
         self.learning_rate = learning_rate
+        self.max_patches = max_patches
+        self.support_views = support_views
         self.orientations = orientations
-        self.register_buffer("is_calibrated", torch.tensor(False))
+        num_raw = self.num_raw_stages
+        self.memory = PatchMemory(self.num_stages, num_raw, max_patches, self.coreset) if memory else None
+        self.scorer = Scorer(self.pooling)
+        self._steps_made = 0
+        self._before: list[Tensor] = []
+        self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        self.register_buffer("is_fitted", torch.tensor(False))
         self.register_buffer("found_orientations", torch.arange(min(support_views, NUM_SYMMETRIES)))
+        for name in ("held_out_scores", "held_out_peaks", "held_out_level"):
+            self.register_buffer(name, torch.empty(0))
+        self.register_buffer("kept_step", torch.tensor(-1))
+        self.register_buffer("weights_moved", torch.tensor(0.0))
+
+    # What a method overrides
 
     def prepare(self, support: Batch) -> None:
         """Runs once before the optimizer exists: prune, fit a target, cache features."""
@@ -81,12 +116,41 @@ class AnomalyModule(L.LightningModule, ABC):
         """Returns the loss of one training batch: instances x views, the views of an instance side by side."""
         raise NotImplementedError(f"{type(self).__name__} has no training step: construct it with steps=0.")
 
-    def calibrate(self, support: Batch) -> None:
-        """Runs once after the last step, without gradients: fit memories, Gaussians, standardisation."""
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
+        """Feature maps, from which `distances` and the memory measure: here those of the frozen backbone.
+
+        A method with features of its own puts them behind `memory_features`.
+        """
+        stages: Stages = self.backbone(image)
+        return stages
+
+    def fit(self, features: Stages) -> None:
+        """Runs without gradients on the features of normal images: fit memories, Gaussians, or nothing.
+
+        It is called once for each part of the support that is held out, with the others, and in the end with all.
+        """
 
     @abstractmethod
+    def distances(self, features: Stages) -> Distances:
+        """How far images are from normal, by this method's own idea; of one image, whatever the others are."""
+
+    # What a method may use
+
+    def memory_features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
+        """The frozen backbone's feature maps if there is a memory, which compares the first ones; else nothing."""
+        return self.backbone(image) if self.memory is not None else []
+
+    def training_record(self) -> dict[str, float]:
+        """What the training did: steps made, the step that was kept, the relative norm by which weights moved."""
+        if not self.steps:
+            return {}
+        record = {"steps": self._steps_made, "kept_step": self.kept_step, "weights_moved": self.weights_moved}
+        return {name: float(value) for name, value in record.items()}
+
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """Scores images in [0, 1]; the score of one never depends on the others."""
+        groups = self._groups(self.features(image), self.memory)
+        return self.scorer(groups, (image.shape[2], image.shape[3]))  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam over the trainable parameters; none for a training-free method."""
@@ -102,6 +166,7 @@ class AnomalyModule(L.LightningModule, ABC):
             if self.orientations == "found" and self.support_views > 1:
                 self._find_orientations()
             self.prepare(self._support())
+            self._before = [parameter.detach().clone() for parameter in self._tuned()]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """Ends the training when the budget is spent."""
@@ -112,14 +177,22 @@ class AnomalyModule(L.LightningModule, ABC):
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        """Calls `calibrate` after the last step."""
+        """Notes what the training did, and fits everything to the support."""
         self.eval()
-        self.calibrate(self._support())
-        self.is_calibrated.fill_(True)
+        self._steps_made = self.global_step
+        if self.kept_step < 0:
+            self.kept_step.fill_(self.global_step)
+        pairs = list(zip(self._tuned(), self._before, strict=True))
+        if pairs:
+            moved = torch.stack([(now - before).square().sum() for now, before in pairs]).sum().sqrt()
+            self.weights_moved = moved / torch.stack([before.square().sum() for _, before in pairs]).sum().sqrt()
+        self._before = []
+        self._fit_to_support()
+        self.is_fitted.fill_(True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override] # a NamedTuple
         """The prediction; a callback computes every metric from it."""
-        if not self.is_calibrated:
+        if not self.is_fitted:
             raise RuntimeError(
                 f"This {type(self).__name__} is not adapted yet: fit it, or load a checkpoint saved after `fit` ended."
             )
@@ -131,9 +204,50 @@ class AnomalyModule(L.LightningModule, ABC):
         """The prediction."""
         return self.test_step(batch, batch_idx)
 
+    # Holding out: units and thresholds come from here
+
+    def _fit_to_support(self) -> None:
+        """Measures what held-out images have, which gives units and thresholds, then fits to the whole support."""
+        datamodule = self._datamodule()
+        num_images = len(datamodule.support_files)
+        num_views = max(self.num_views, VIEWS_OF_ONE if num_images == 1 else 1)
+        orientations = self.found_orientations.tolist() if num_images > 1 else range(NUM_SYMMETRIES)
+        support = self._support(num_views, orientations)
+        number = torch.arange(len(support.path)).view(num_images, -1, num_views)  # image, tile, view
+        features = stages_of(self.features, support.image)
+        fitted = number[:, :, : self.num_views].flatten()
+        if self.memory is not None:
+            self.memory.fit([stage[fitted] for stage in features[: self.num_stages]])
+        scored, groups = [], []
+        for held_out in _held_out(number):
+            rest = fitted[~torch.isin(fitted, held_out)]
+            self.fit([stage[rest] for stage in features])
+            memory = self.memory.without(torch.isin(fitted, held_out)) if self.memory is not None else None
+            first = held_out[:, :, 0].flatten()
+            scored.append(held_out.shape[0])
+            groups.append(self._groups([stage[first] for stage in features], memory))
+        joined = [_join([fold[i] for fold in groups]) for i in range(len(groups[0]))]
+        self.scorer.fit(joined)
+        self._keep_held_out(self.scorer(joined, tuple(support.image.shape[2:])), sum(scored), datamodule.tiling)
+        self.fit([stage[fitted] for stage in features])
+
+    def _keep_held_out(self, prediction: Prediction, num_images: int, tiling: Tiling | None) -> None:
+        anomaly_map = tiling.stitch(prediction.anomaly_map) if tiling else prediction.anomaly_map
+        self.held_out_scores = prediction.image_score.view(num_images, -1).amax(dim=1)
+        self.held_out_peaks = anomaly_map.flatten(1).amax(dim=1)
+        self.held_out_level = anomaly_map.mean()
+
+    def _groups(self, features: Stages, memory: PatchMemory | None) -> list[Distances]:
+        """The method's own distances and the memory's, those that there are."""
+        groups = [self.distances(features)]
+        groups += [memory(features[: self.num_stages])] if memory is not None else []
+        return [group for group in groups if group.all()]
+
+    # The support
+
     @property
     def num_views(self) -> int:
-        """How many views of every support image there are."""
+        """How many views of every support image are fitted to."""
         return max(self.support_views, len(self.found_orientations))
 
     def _find_orientations(self) -> None:
@@ -142,8 +256,9 @@ class AnomalyModule(L.LightningModule, ABC):
         found = find_orientations(self.backbone, image, asked.path[::NUM_ORIENTATIONS])
         self.found_orientations = torch.tensor(found, device=self.device)
 
-    def _support(self) -> Batch:
-        image, mask, label, path, _ = self._datamodule().support(self.num_views, self.found_orientations.tolist())
+    def _support(self, num_views: int | None = None, orientations: Any = None) -> Batch:
+        views, turns = num_views or self.num_views, orientations or self.found_orientations.tolist()
+        image, mask, label, path, _ = self._datamodule().support(views, turns)
         return Batch(image.to(self.device), mask.to(self.device), label.to(self.device), path)
 
     def _datamodule(self) -> Any:
@@ -152,12 +267,16 @@ class AnomalyModule(L.LightningModule, ABC):
             raise ValueError("Pass the data as `trainer.fit(module, datamodule=...)`: the support comes from there.")
         return datamodule
 
+    def _tuned(self) -> list[Tensor]:
+        network = getattr(self, "network", self)
+        return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
     # Checkpoints hold plain numbers and tensors; loading needs no arguments and unpickles no code.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what rebuilds the module."""
         checkpoint["backbone"] = self.backbone_spec
-        checkpoint["init_args"] = self._init_args
+        checkpoint["init_args"] = dict(self.hparams)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""
@@ -177,3 +296,16 @@ class AnomalyModule(L.LightningModule, ABC):
         kwargs = checkpoint["init_args"] | kwargs
         kwargs.setdefault("backbone", Backbone(**checkpoint["backbone"], weights="none"))
         return super().load_from_checkpoint(checkpoint_path, weights_only=True, **kwargs)
+
+
+def _held_out(number: Int[Tensor, "k t v"]) -> list[Int[Tensor, "m t _"]]:
+    """Parts of the support that are held out together: images with all views, or of a single image its views."""
+    if len(number) > 1:
+        return [number[fold] for fold in held_out_folds(torch.arange(len(number)))]
+    return [number[:, :, view : view + 1] for view in range(1, number.shape[2])]
+
+
+def _join(groups: list[Distances]) -> Distances:
+    """The distances of several batches as those of one."""
+    kinds = (zip(*kind, strict=True) for kind in zip(*groups, strict=True))
+    return Distances(*([torch.cat(distance) for distance in kind] for kind in kinds))

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+Stages = list[Float[Tensor, "b _ _ _"]]
+"""Feature maps of the same images, finest first; a stage that was averaged over its positions is `b c 1 1`."""
+
 
 class Batch(NamedTuple):
     """Images with what is known about them.
@@ -31,6 +34,24 @@ class Batch(NamedTuple):
     label: Bool[Tensor, " b"]
     path: list[str]
     region: Bool[Tensor, "b h w"] | None = None
+
+
+class Distances(NamedTuple):
+    """How far images are from normal, by one idea: higher is farther, in any unit.
+
+    Attributes:
+        patch: enter the anomaly map and the image score; one map per stage, each on its own grid.
+        detail: enter the map alone: sharp, but a poor ranking of images.
+        image: enter the image score alone.
+    """
+
+    patch: list[Float[Tensor, "b _ _"]] = []
+    detail: list[Float[Tensor, "b _ _"]] = []
+    image: list[Float[Tensor, " b"]] = []
+
+    def all(self) -> list[Tensor]:
+        """Every distance, in one list."""
+        return [*self.patch, *self.detail, *self.image]
 
 
 class Prediction(NamedTuple):

@@ -1,198 +1,167 @@
 """gaussian: fine-tuning on the Mahalanobis distance to an induced Gaussian, stopped before catastrophic forgetting.
 
 Rippel, Chavan, Lei, Merhof: "Transfer Learning Gaussian Anomaly Detection by Fine-tuning Representations",
-arXiv 2108.04116. docs/methods/gaussian.md has the evidence marks and the differences from the paper.
+arXiv 2108.04116; the frozen predecessor: arXiv 2005.14140. docs/methods/gaussian.md has the evidence marks and the
+differences from the paper.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from anomaly_zoo.module import AnomalyModule, Orientations
+from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone, stages_of
-from anomaly_zoo.nn.features import join, peak, to_image, unit_patches
-from anomaly_zoo.nn.memory import PatchMemory
-from anomaly_zoo.nn.nearest import distance_to_sample
-from anomaly_zoo.nn.patch_gaussian import Spatial
-from anomaly_zoo.nn.pseudo_anomalies import FAMILIES, make_pseudo_anomalies
-from anomaly_zoo.nn.stage_gaussians import NUM_FINE_STAGES, StageGaussians
-from anomaly_zoo.nn.validation import SupportStop, held_out_folds, hold_out, instances, separation
-from anomaly_zoo.types import Batch, Prediction
+from anomaly_zoo.nn.gaussian import Gaussian
+from anomaly_zoo.nn.nearest import rows_of
+from anomaly_zoo.nn.synthesis import FAMILIES, check_families
+from anomaly_zoo.nn.validation import ForgettingStop, HeldOut, hold_out, separation
+from anomaly_zoo.types import Batch, Distances, Stages
 
-MAX_FOLDS = 8
-MIN_SPREAD = 1e-6
+NUM_FINE_STAGES = 2
+MIN_SQUARED = 1e-12  # the root has no gradient at 0
 
 
 class GaussianAD(AnomalyModule):
-    """Pulls normal features towards their Gaussian, until held-out images tell that the backbone begins to forget.
+    """Pulls the levels of normal images towards their Gaussians, until held-out images tell that the network forgets.
 
         L = mean over images and levels of the Mahalanobis distance to the Gaussians of the pre-trained features
 
-    Levels are the stages averaged over their positions (the paper's) and the patches of the finest stages (ours). Then
-    the Gaussians are fitted to the tuned features. The map sums the distances of patches to their Gaussians and to a
-    memory of the support's. The image score is a weighted sum of the peaks (`features.peak`) of the memory's distances
-    and of the patch Gaussians', and of the averaged stages' distance. Each distance counts in units of what held-out
-    support images have.
+    Levels go from the stem to the head, each averaged over its positions. Afterwards the Gaussians are fitted anew. Own
+    distances: those of the levels, which are the paper's score (`image`), and, for a map, those of patches of the
+    finest stages to a Gaussian that all positions share, at unit length and as they are (`detail`).
 
     Args:
-        backbone: fine-tuned but for what comes before its stages.
+        backbone: the tuned copy starts from it.
         steps: at most as many optimizer updates; 0 is the frozen predecessor.
         learning_rate: of Adam.
-        support_views: views of every support image that the Gaussians and the memory are fitted on.
-        orientations: of the views, see `AnomalyModule`.
-        target: what training pulls towards: the `fixed` Gaussians of the pre-trained features, Gaussians `refitted` at
-            every check, or `identity` covariances around the fixed means (the control: Deep SVDD's objective).
-        spatial: see `PatchGaussian`.
-        pseudo_anomalies: what held-out images must be told from, see `nn/pseudo_anomalies.py`.
-        check_every: steps from one check of that to the next.
-        patience: checks without a gain that end the training; 0 trains to the end and keeps the last state.
-        memory_weight: of the memory in the map and in the image score; 0 does without it.
-        patch_weight: of the patches' Gaussians in the image score.
-        pooled_weight: of the averaged stages' Gaussians in the image score.
-        max_patches: of every stage that the memory keeps.
+        covariance: of all Gaussians: shrunk estimates, or the `identity` (the control: Deep SVDD's objective).
+        pseudo_anomalies: what held-out images must be told from, families of `nn/synthesis.py`.
+        check_every: steps from one check of that to the next; 0 never checks and keeps the last state.
+        **shared: see `AnomalyModule`.
 
     Raises:
         ValueError: a number out of range or an unknown family.
     """
 
-    map_spread: Tensor
-    score_spread: Tensor
-
     def __init__(
         self,
         backbone: Backbone,
-        steps: int = 20,
+        steps: int = 160,
         learning_rate: float = 1e-5,
-        support_views: int = 8,
-        orientations: Orientations = "found",
-        target: Literal["fixed", "refitted", "identity"] = "fixed",
-        spatial: Spatial = "shared",
+        covariance: Literal["ledoit_wolf", "identity"] = "ledoit_wolf",
         pseudo_anomalies: Sequence[str] = tuple(FAMILIES),
-        check_every: int = 5,
-        patience: int = 2,
-        memory_weight: float = 1.0,
-        patch_weight: float = 0.3,
-        pooled_weight: float = 0.02,
-        max_patches: int = 8192,
+        check_every: int = 20,
+        **shared: Any,
     ) -> None:
-        super().__init__(backbone, steps, support_views, learning_rate, orientations)
-        unknown = sorted(set(pseudo_anomalies) - set(FAMILIES))
-        if unknown or not pseudo_anomalies:
-            raise ValueError(f"pseudo_anomalies={list(pseudo_anomalies)}: choose among {', '.join(FAMILIES)}.")
-        self.score_weights = (memory_weight, patch_weight, pooled_weight)
-        if min(self.score_weights) < 0 or not any(self.score_weights):
-            raise ValueError(f"{memory_weight=}, {patch_weight=}, {pooled_weight=}: need >= 0, and one above.")
-        if max_patches < 1:
-            raise ValueError(f"{max_patches=}: a memory needs at least 1.")
-        self.target = target
+        super().__init__(backbone, steps, learning_rate, **shared)
+        check_families(pseudo_anomalies)
+        if check_every < 0:
+            raise ValueError(f"{check_every=}: need 0 or more.")
         self.pseudo_anomalies = list(pseudo_anomalies)
-        self.max_patches = max_patches
+        self.check_every = check_every
 
-        backbone.freeze_early_stages()
-        num_stages = len(backbone.stages)
-        self.gaussians = StageGaussians(num_stages, spatial)
-        self.memory = PatchMemory(num_stages)
-        self.register_buffer("map_spread", torch.ones(len(self.gaussians.patches) + min(NUM_FINE_STAGES, num_stages)))
-        self.register_buffer("score_spread", torch.ones(3))
-        self.stop = SupportStop(check_every, patience)
-        self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        self.network = backbone.all_levels().requires_grad_(True)
+        self.network.freeze_before(backbone.stages[0])
+        self.fine_stages = backbone.stages[:NUM_FINE_STAGES]
+        identity = covariance == "identity"
+        self.levels = nn.ModuleList(Gaussian(identity) for _ in self.network.stages)
+        self.patches = nn.ModuleList(Gaussian(identity) for _ in range(2 * len(self.fine_stages)))
+        self._held_out: HeldOut | None = None
+        self._stop = ForgettingStop()
 
     @torch.no_grad()
     def prepare(self, support: Batch) -> None:
-        """Fits the Gaussians to the pre-trained features and sets images aside for validation."""
-        if self.steps:
-            self.gaussians.fit(stages_of(self.backbone, support.image), instances(support.path))
-        if self.steps and self.stop.patience:
-            self.stop.held_out = hold_out(
-                support, lambda normal: make_pseudo_anomalies(normal, self._generator, self.pseudo_anomalies)
-            )
-        if self.target == "identity":
-            self.gaussians.forget_covariances()
+        """Fits the Gaussians to the pre-trained levels, and sets images aside for validation."""
+        if not self.steps:
+            return
+        self._fit_levels(self._levels(support.image))
+        if self.check_every:
+            self._held_out = hold_out(support, self._one_batch_per_family)
+            self._has_forgotten()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean distance of the images that are not held out."""
-        if self.stop.is_due(self.global_step):
-            self.log("validation/auroc", self._check())
-            if self.stop.is_patience_spent:
-                self.trainer.should_stop = True
-        held_out = self.stop.held_out.paths if self.stop.held_out else frozenset()
+        """Mean distance of the images that are not held out; held-out images alone teach nothing."""
+        held_out = self._held_out.paths if self._held_out else frozenset()
         trained = [number for number, path in enumerate(batch.path) if path not in held_out]
-        stages = self.backbone(batch.image[trained] if trained else batch.image)
-        if self.target == "refitted":
-            self.gaussians.fit(stages, torch.arange(len(stages[0])))
-        pooled, patches = self.gaussians(stages)
-        losses = {"pooled": _mean(pooled), "patches": _mean(patches)}
-        loss = (losses["pooled"] + losses["patches"]) * bool(trained)  # held-out images alone teach nothing
-        self.log_dict({f"train/{name}": value for name, value in losses.items()} | {"train/loss": loss})
+        pooled = _pooled(self.network(batch.image[trained] if trained else batch.image))
+        loss = torch.stack(self._distances_of_levels(pooled)).mean() * bool(trained)
+        self.log("train/loss", loss)
         return loss
 
-    def calibrate(self, support: Batch) -> None:
-        """Restores the best state; fits the Gaussians, the memory and the units of all distances to its features."""
-        if self.stop.held_out is not None:
-            if not self.stop.is_patience_spent:
-                self._check()
-            self.stop.restore(self.backbone)
-        stages, instance = stages_of(self.backbone, support.image), instances(support.path)
-        self.gaussians.fit(stages, instance)
-        self._fit_spread(stages, instance)
-        self.memory.fit(stages, self.max_patches)
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Ends the training, and restores the best state, when the network begins to forget."""
+        if self._held_out and self.global_step % self.check_every == 0 and self._has_forgotten():
+            self._stop.restore(self.network)
+            self.kept_step.fill_(self._stop.best_step)
+            self.trainer.should_stop = True
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        """All distances of the patches as a map; their peaks and the averaged stages' as the image score."""
-        stages = self.backbone(image)
-        maps, scores = _measure(self.gaussians, stages, self.memory(stages)[0])
-        memory_weight = self.score_weights[0]
-        num_gaussians = len(self.gaussians.patches)
-        weights = [1.0] * num_gaussians + [memory_weight] * (len(maps) - num_gaussians)
-        weighted = [weight * part / spread for weight, part, spread in zip(weights, maps, self.map_spread, strict=True)]
-        image_score = (scores.T / self.score_spread) @ scores.new_tensor(self.score_weights)
-        return Prediction(to_image(join(weighted), (image.shape[2], image.shape[3])), image_score)
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
+        """The frozen stages if there is a memory, the averaged levels, then the tuned stages that draw the map."""
+        levels: Stages = self.network(image)
+        fine = [levels[self.network.stages.index(stage)] for stage in self.fine_stages]
+        return self.memory_features(image) + [level[:, :, None, None] for level in _pooled(levels)] + fine
+
+    def fit(self, features: Stages) -> None:
+        """Fits all Gaussians to the tuned features."""
+        self._held_out = None
+        levels, fine = self._own(features)
+        self._fit_levels(levels)
+        for gaussian, stage in zip(self.patches, fine, strict=True):
+            gaussian.fit(rows_of(stage))
+
+    def distances(self, features: Stages) -> Distances:
+        """The Mahalanobis distances (not squared) of the levels, and of the patches of the finest stages."""
+        levels, fine = self._own(features)
+        maps = [
+            _root(gaussian(rows_of(stage))).view(len(stage), *stage.shape[2:])
+            for gaussian, stage in zip(self.patches, fine, strict=True)
+        ]
+        return Distances(detail=maps, image=self._distances_of_levels(levels))
+
+    def _own(self, features: Stages) -> tuple[list[Float[Tensor, "b _"]], Stages]:
+        """The averaged levels; the fine stages at unit length and as they are."""
+        fine = features[-len(self.fine_stages) :]
+        levels = features[-len(self.fine_stages) - len(self.levels) : -len(self.fine_stages)]
+        return [level.flatten(1) for level in levels], [F.normalize(stage, dim=1) for stage in fine] + fine
+
+    def _levels(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _"]]:
+        pooled = stages_of(lambda images: [level[:, :, None, None] for level in _pooled(self.network(images))], image)
+        return [level.flatten(1) for level in pooled]
+
+    def _fit_levels(self, levels: list[Float[Tensor, "n _"]]) -> None:
+        for gaussian, level in zip(self.levels, levels, strict=True):
+            gaussian.fit(level)
+
+    def _distances_of_levels(self, levels: list[Float[Tensor, "b _"]]) -> list[Float[Tensor, " b"]]:
+        return [_root(gaussian(level)) for gaussian, level in zip(self.levels, levels, strict=True)]
 
     @torch.no_grad()
-    def _check(self) -> float:
-        """How well this backbone's Gaussians of the other images tell held-out images from pseudo-anomalies."""
-        held_out, gaussians = self.stop.held_out, self.gaussians.unfitted()
-        assert held_out is not None
-        gaussians.fit(stages_of(self.backbone, held_out.fitted), held_out.instance)
-        normal = _scores(*gaussians(stages_of(self.backbone, held_out.normal)))
-        by_family = [_scores(*gaussians(stages_of(self.backbone, family))) for family in held_out.anomalous]
-        auroc = torch.stack([separation(n, a) for family in by_family for n, a in zip(normal, family, strict=True)])
-        return self.stop.note(self.backbone, self.global_step, auroc)
+    def _has_forgotten(self) -> bool:
+        """Whether this network's Gaussians of the other images tell held-out images from pseudo-anomalies worse."""
+        if self._held_out is None:
+            return False
+        target = [(gaussian.mean, gaussian.cholesky) for gaussian in self.levels]
+        self._fit_levels(self._levels(self._held_out.fitted))
+        normal, *families = (
+            torch.stack(self._distances_of_levels(self._levels(image))).mean(dim=0)
+            for image in (self._held_out.normal, *self._held_out.anomalous)
+        )
+        for gaussian, (mean, cholesky) in zip(self.levels, target, strict=True):
+            gaussian.mean, gaussian.cholesky = mean, cholesky
+        scores = torch.stack([separation(normal, family) for family in families])
+        return self._stop.has_forgotten(self.network, self.global_step, scores)
 
-    def _fit_spread(self, stages: list[Float[Tensor, "n _ _ _"]], instance: Int[Tensor, " n"]) -> None:
-        """The units: the mean of every distance and score over support images that were held out, one at a time."""
-        unit = unit_patches(stages)
-        map_means, score_means = [], []
-        for held_out in held_out_folds(instance, MAX_FOLDS):
-            out, rest = held_out.nonzero()[:1, 0], ~held_out
-            gaussians = self.gaussians.unfitted()
-            gaussians.fit([stage[rest] for stage in stages], instance[rest])
-            nearest = [distance_to_sample(stage[out], stage[rest]) for stage in unit]
-            maps, scores = _measure(gaussians, [stage[out] for stage in stages], nearest)
-            map_means.append(torch.stack([part.mean() for part in maps]))
-            score_means.append(scores.mean(dim=1))
-        if map_means:  # else there is one view of one image: nothing to compare with
-            self.map_spread = torch.stack(map_means).mean(dim=0).clamp(min=MIN_SPREAD)
-            self.score_spread = torch.stack(score_means).mean(dim=0).clamp(min=MIN_SPREAD)
+    def _one_batch_per_family(self, normal: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "f m 3 h w"]:
+        return torch.stack([FAMILIES[family](normal, self.generator)[0] for family in self.pseudo_anomalies])
 
 
-def _measure(
-    gaussians: StageGaussians, stages: list[Float[Tensor, "b _ _ _"]], nearest: list[Float[Tensor, "b _ _"]]
-) -> tuple[list[Float[Tensor, "b _ _"]], Float[Tensor, "3 b"]]:
-    """All maps; and the scores: the peaks of the memory's and the Gaussians', and the averaged stages' mean."""
-    pooled, patches = gaussians(stages)
-    return patches + nearest[:NUM_FINE_STAGES], torch.stack([peak(join(nearest)), *_scores(pooled, patches)])
+def _pooled(levels: Stages) -> list[Float[Tensor, "b _"]]:
+    return [level.mean(dim=(2, 3)) for level in levels]
 
 
-def _scores(
-    pooled: list[Float[Tensor, " b"]], patches: list[Float[Tensor, "b _ _"]]
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """The peak of patches of unit length, and the mean distance of the averaged stages."""
-    return peak(join(patches[: len(patches) // 2])), torch.stack(pooled).mean(dim=0)
-
-
-def _mean(distances: list[Tensor]) -> Float[Tensor, ""]:
-    return torch.stack([distance.mean() for distance in distances]).mean()
+def _root(squared: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return squared.clamp(min=MIN_SQUARED).sqrt()

@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 from anomaly_zoo.nn.folding import Folded
 from anomaly_zoo.nn.weights import load_weights
+from anomaly_zoo.types import Stages
 
 IMAGES_AT_ONCE = 16
 """Images in a pass without gradients. With fewer, torch has a slower kernel for the 1x1 convolutions of one thread."""
+
+
+_HEAD = {"conv_head", "bn2"}
+"""Names of the layers between the last stage and the pooling, in timm's EfficientNets."""
 
 
 class Backbone(nn.Module):
@@ -31,8 +36,9 @@ class Backbone(nn.Module):
 
     Args:
         name: a timm model name, for example "tf_efficientnet_lite0", "wide_resnet50_2", "vit_small_patch14_dinov2".
-        stages: indices into timm's feature maps (CNN: stages, ViT: blocks). By default the strides 8, 16 and 32 of
-            a CNN, as far as the weights reach, or the blocks at one half and five sixths of the depth of a ViT.
+        stages: indices into timm's feature maps (CNN: stages, ViT: blocks), and one more for the convolution of the
+            head where a CNN has one, see `all_levels`. By default the strides 8, 16 and 32 of a CNN, as far as the
+            weights reach, or the blocks at one half and five sixths of the depth of a ViT.
         weights: "auto", "none", or the path of a file: see `load_weights`.
 
     Raises:
@@ -52,28 +58,54 @@ class Backbone(nn.Module):
         self._stride = reductions[0] if self._is_vit else 1
         self.name = name
         self.stages = _default_stages(reductions) if stages is None else sorted(set(stages))
-        if not self.stages or not 0 <= self.stages[0] <= self.stages[-1] < len(reductions):
-            raise ValueError(f"stages={stages} of {name}: choose among 0 to {len(reductions) - 1}.")
+        channels = [info["num_chs"] for info in model.feature_info]
+        if _has_head(model):
+            channels.append(model.num_features)
+        if not self.stages or not 0 <= self.stages[0] <= self.stages[-1] < len(channels):
+            raise ValueError(f"stages={stages} of {name}: choose among 0 to {len(channels) - 1}.")
 
         missing = load_weights(model, name, weights)
         while lacking := self._lacking(model, missing):
             if stages is not None or len(self.stages) == 1:
                 raise ValueError(f"weights={weights!r} lacks {lacking!r}, which stages={self.stages} of {name} need.")
             self.stages.pop()
-        model.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
-        self.num_channels = [model.feature_info[stage]["num_chs"] for stage in self.stages]
+        kept = model.state_dict() if _has_head(model) and not _HEAD & {key.split(".")[0] for key in missing} else {}
+        self._head = {key: value for key, value in kept.items() if key.split(".")[0] in _HEAD}
+        self._prune(model)
+        self.num_channels = [channels[stage] for stage in self.stages]
         self.model = model.to(memory_format=torch.channels_last)
         self._folded = Folded()
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
         self.eval()
 
+    def _prune(self, model: Any) -> None:
+        """Takes away what comes after the last of the stages."""
+        if self.stages[-1] == len(model.feature_info):  # the head's convolution, which timm counts as no stage
+            model.reset_classifier(0, "")
+        else:
+            model.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
+
     def _lacking(self, model: Any, missing: list[str]) -> str | None:
         """The first parameter that the stages need and the weights do not have."""
         pruned = copy.deepcopy(model) if missing else model
         if missing:
-            pruned.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
+            self._prune(pruned)
         return next((key for key in missing if key in pruned.state_dict()), None)
+
+    def all_levels(self) -> "Backbone":
+        """A copy whose stages are all levels from the stem to the head, as far as there are weights.
+
+        Those are timm's feature maps up to the last one in use and the convolution of the head, where there is one; of
+        a ViT its blocks.
+        """
+        stages = list(range(self.stages[-1] + 1))
+        num_features = len(self.model.feature_info)
+        if self._head and self.stages[-1] == num_features - 1:
+            stages.append(num_features)
+        levels = Backbone(self.name, stages, weights="none").to(self.mean.device)
+        levels.model.load_state_dict(self.model.state_dict() | (self._head if stages[-1] == num_features else {}))
+        return levels
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -84,20 +116,23 @@ class Backbone(nn.Module):
         """Stays in evaluation mode, whatever the parent does."""
         return super().train(False)
 
-    def freeze_early_stages(self) -> None:
-        """Freezes all that comes before the first of the stages: a CNN's strides below it, a ViT's blocks.
+    def freeze_before(self, stage: int) -> None:
+        """Freezes all that comes before a stage: a CNN's strides below it, a ViT's blocks.
 
         Early features are general, and their gradients cost most of the memory and much of the time of a step.
+
+        Args:
+            stage: as timm counts them.
         """
-        if not self.stages[0]:
+        if not stage:
             return
-        last = self.model.feature_info[self.stages[0] - 1]["module"]
+        last = self.model.feature_info[stage - 1]["module"]
         names = [name for name, _ in self.model.named_parameters()]
         end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
         for parameter in list(self.model.parameters())[: end + 1]:
             parameter.requires_grad_(False)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The feature maps of the stages, finest first."""
         if self._is_vit:  # its patches must tile the image
             size = [max(1, round(side / self._stride)) * self._stride for side in image.shape[-2:]]
@@ -109,10 +144,14 @@ class Backbone(nn.Module):
             folded = self._folded.of(self.model, lambda model: self._features(model, normalised[:1]))
         return self._features(folded, normalised)
 
-    def _features(self, model: Any, normalised: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        features: list[Tensor] = model.forward_intermediates(
-            normalised, indices=self.stages, norm=self._is_vit, stop_early=True, intermediates_only=True
+    def _features(self, model: Any, normalised: Float[Tensor, "b 3 h w"]) -> Stages:
+        num_features = len(self.model.feature_info)
+        indices = [stage for stage in self.stages if stage < num_features]
+        head = len(indices) < len(self.stages)
+        found = model.forward_intermediates(
+            normalised, indices=indices, norm=self._is_vit, stop_early=not head, intermediates_only=not head
         )
+        features: Stages = [*found[1], found[0]] if head else found
         return features
 
 
@@ -134,8 +173,8 @@ class Frozen(nn.Module):
 
 
 @torch.no_grad()
-def stages_of(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-    """The network's feature maps of many images, `IMAGES_AT_ONCE` at a time, without gradients."""
+def stages_of(network: Callable[[Tensor], Stages], image: Float[Tensor, "b 3 h w"]) -> Stages:
+    """A network's feature maps of many images, `IMAGES_AT_ONCE` at a time, without gradients."""
     features = [network(images) for images in torch.split(image, IMAGES_AT_ONCE)]
     return [torch.cat(stage) for stage in zip(*features, strict=True)]
 
@@ -149,6 +188,11 @@ def _create(name: str) -> Any:
         return timm.create_model(name, pretrained=False, dynamic_img_size=True)
     except TypeError:  # not a ViT
         return timm.create_model(name, pretrained=False)
+
+
+def _has_head(model: Any) -> bool:
+    """Whether a convolution after the last stage makes other features of it, as in EfficientNet."""
+    return hasattr(model, "conv_head") and model.num_features != model.feature_info[-1]["num_chs"]
 
 
 def _default_stages(reductions: list[int]) -> list[int]:

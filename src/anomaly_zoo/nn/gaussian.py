@@ -24,13 +24,17 @@ class Gaussian(nn.Module):
     Attributes:
         mean: `*p d`; empty before `fit`.
         cholesky: `*p d d`, the lower factor of the covariance; fitted in float64, kept in the dtype of the module.
+
+    Args:
+        identity: keeps the covariance at the identity, so that the distance is the squared Euclidean one to the mean.
     """
 
     mean: Tensor
     cholesky: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, identity: bool = False) -> None:
         super().__init__()
+        self.identity = identity
         self.register_buffer("mean", torch.empty(0))
         self.register_buffer("cholesky", torch.empty(0))
 
@@ -52,7 +56,10 @@ class Gaussian(nn.Module):
         chunks = (torch.split(part, num_at_once) for part in (by_position, mean, cholesky))
         for chunk, mean_chunk, cholesky_chunk in zip(*chunks, strict=True):
             mean_chunk.copy_(chunk.mean(dim=1, dtype=torch.float64))
-            cholesky_chunk.copy_(torch.linalg.cholesky(ledoit_wolf(chunk)[0]))
+            if self.identity:
+                cholesky_chunk.copy_(torch.eye(length).expand_as(cholesky_chunk))
+            else:
+                cholesky_chunk.copy_(torch.linalg.cholesky(ledoit_wolf(chunk)[0]))
         self.mean = mean.reshape(*positions, length)
         self.cholesky = cholesky.reshape(*positions, length, length)
 

@@ -1,20 +1,21 @@
-"""A memory of normal patches, stage by stage: greedy coresets to build it, nearest neighbours to ask it."""
+"""A memory of normal patches, stage by stage: a sample or a coreset to build it, nearest neighbours to ask it."""
+
+import copy
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from anomaly_zoo.nn.nearest import NUM_NEIGHBOURS, nearest_rows, row_distances, rows_of
+from anomaly_zoo.types import Distances, Stages
 
 MAX_CANDIDATES = 32768
 MIN_WEIGHT = 1e-5  # of a row: more than rounding, less than what rows differ by
 
-Distances = list[Float[Tensor, "b _ _"]]
-
 
 class PatchMemory(nn.Module):
-    """The support's patches of every stage, thinned out to coresets, and how far other patches are from them.
+    """Normal patches of every stage, and how far other patches are from them.
 
     Ours: patches are compared at unit length (contrast matters less, and no stage outvotes another), and those of the
     finest stages also as they are, with the very rows that are the nearest at unit length: one search does for both.
@@ -26,37 +27,59 @@ class PatchMemory(nn.Module):
     Args:
         num_stages: feature maps per image, finest first.
         num_raw: of them, the finest whose patches are also compared as they are.
+        max_patches: of every stage that the memory keeps.
+        coreset: whether these cover all patches evenly (`greedy_coreset`), as in PatchCore; else they are a random
+            sample, which takes no time and keeps how dense patches lie.
+
+    Raises:
+        ValueError: fewer than one patch.
     """
 
-    def __init__(self, num_stages: int, num_raw: int = 0) -> None:
+    def __init__(self, num_stages: int, num_raw: int = 0, max_patches: int = 8192, coreset: bool = False) -> None:
         super().__init__()
+        if max_patches < 1:
+            raise ValueError(f"{max_patches=}: a memory needs 1 or more.")
         self.num_stages = num_stages
-        self.num_raw = num_raw
+        self.num_raw = min(num_raw, num_stages)
+        self.max_patches = max_patches
+        self.coreset = coreset
         for stage in range(num_stages):
             self.register_buffer(f"stage{stage}", torch.empty(0, 0))
-        for stage in range(num_raw):
+        for stage in range(self.num_raw):
             self.register_buffer(f"length{stage}", torch.empty(0))
+        self._image_of_row: list[Tensor] = []
 
-    def fit(self, features: list[Float[Tensor, "n _ _ _"]], size: int, num_candidates: int = MAX_CANDIDATES) -> None:
-        """Remembers at most `size` patches per stage, chosen by `greedy_coreset` among random candidates.
+    def fit(self, features: Stages) -> None:
+        """Remembers patches of normal images; the same ones each time."""
+        self._image_of_row = []
+        for stage, feature in enumerate(features):
+            patches = rows_of(feature)
+            limit = MAX_CANDIDATES if self.coreset else self.max_patches
+            chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:limit].to(patches.device)
+            if self.coreset:
+                chosen = chosen[greedy_coreset(F.normalize(patches[chosen], dim=1), self.max_patches)]
+            patches = patches[chosen]
+            setattr(self, f"stage{stage}", F.normalize(patches, dim=1))
+            if stage < self.num_raw:
+                setattr(self, f"length{stage}", patches.norm(dim=1))
+            self._image_of_row.append(chosen // feature[0, 0].numel())
+
+    def without(self, held_out: Bool[Tensor, " n"]) -> "PatchMemory":
+        """The same memory without the patches of some of the images that it was just fitted to.
 
         Args:
-            features: of the support.
-            size: of the memory of every stage.
-            num_candidates: drawn at random, always the same; with no more than `size`, the memory is a random sample.
+            held_out: True for the images that are left out.
         """
-        for stage, feature in enumerate(features):
-            direction, patches = rows_of(F.normalize(feature, dim=1)), rows_of(feature)
-            if len(patches) > num_candidates:
-                drawn = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:num_candidates]
-                direction, patches = direction[drawn.to(patches.device)], patches[drawn.to(patches.device)]
-            chosen = greedy_coreset(direction, size)
-            setattr(self, f"stage{stage}", direction[chosen].contiguous())
+        rest = copy.deepcopy(self)
+        for stage, image in enumerate(self._image_of_row):
+            kept = ~held_out.to(image.device)[image]
+            setattr(rest, f"stage{stage}", getattr(self, f"stage{stage}")[kept])
             if stage < self.num_raw:
-                setattr(self, f"length{stage}", patches[chosen].norm(dim=1))
+                setattr(rest, f"length{stage}", getattr(self, f"length{stage}")[kept])
+        return rest
 
-    def forward(self, features: list[Float[Tensor, "b _ _ _"]]) -> tuple[Distances, Distances]:
-        """Distances of every patch at unit length in every stage, and as it is in the finest ones.
+    def forward(self, features: Stages) -> Distances:
+        """Distances of every patch at unit length in every stage (`patch`), and as it is in the finest ones (`detail`).
 
         Raises:
             RuntimeError: the memory is empty.
@@ -73,7 +96,7 @@ class PatchMemory(nn.Module):
             if stage < self.num_raw:
                 as_they_are = row_distances(rows_of(feature), rows * getattr(self, f"length{stage}")[:, None], nearest)
                 raw.append(weighted_by_nearness(as_they_are, distance).view(shape))
-        return unit, raw
+        return Distances(patch=unit, detail=raw)
 
 
 def mean_of_nearest(distance: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:

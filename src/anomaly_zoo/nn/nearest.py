@@ -6,10 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anomaly_zoo.nn.backbone import IMAGES_AT_ONCE
-
 NUM_NEIGHBOURS = 3
-FAISS_ROWS = 16384
 GROUP = 64  # columns of a product that `smallest` looks at together
 CHUNK = 512  # patches at once on a CPU: what they make of a memory stays in its cache
 MAX_NUMBERS = 2**26  # that patches make at once on a GPU
@@ -35,10 +32,10 @@ def nearest_distance(
 def nearest_rows(
     patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], num_neighbours: int = NUM_NEIGHBOURS
 ) -> Int[Tensor, "p k"]:
-    """Indices of the nearest rows of the memory, in no order.
+    """Indices of the nearest rows of the memory, in no order; exact up to rounding between rows that are equally near.
 
-    A small memory is searched by a matrix product, a large one on the CPU by faiss: each where it is the faster one.
-    The search may err between rows that are equally near up to rounding.
+    On a CPU faiss searches. On a GPU, where the faiss of the package index cannot search, matrix products do; so they
+    do in an exported graph, which can hold no call of faiss.
 
     Args:
         patches: the queries.
@@ -47,16 +44,13 @@ def nearest_rows(
     """
     patches, memory = patches.detach().float(), memory.float()
     num_neighbours = min(num_neighbours, len(memory))
-    by_faiss = memory.device.type == "cpu" and len(memory) >= FAISS_ROWS
+    if memory.device.type == "cpu":
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        found = faiss.knn(patches.contiguous().numpy(), memory.contiguous().numpy(), num_neighbours)[1]
+        return torch.from_numpy(found)
     centre, factor, squared_norm = factors(memory)
-    nearest = []
-    for chunk in torch.split(patches, _num_at_once(memory, len(memory))):
-        if by_faiss:
-            faiss.omp_set_num_threads(torch.get_num_threads())
-            nearest.append(torch.from_numpy(faiss.knn(chunk.numpy(), memory.numpy(), num_neighbours)[1]))
-        else:
-            nearest.append(smallest(products(chunk - centre, factor, squared_norm), num_neighbours))
-    return torch.cat(nearest)
+    chunks = torch.split(patches - centre, _num_at_once(memory, len(memory)))
+    return torch.cat([smallest(torch.addmm(squared_norm, chunk, factor.T), num_neighbours) for chunk in chunks])
 
 
 def row_distances(
@@ -93,20 +87,6 @@ def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Te
     filling = -len(memory) % GROUP
     squared_norm = (memory - centre).square().sum(dim=1)
     return centre, F.pad(-2 * (memory - centre), (0, 0, 0, filling)), F.pad(squared_norm, (0, filling), value=torch.inf)
-
-
-def products(
-    patches: Float[Tensor, "p d"], factor: Float[Tensor, "n d"], added: Float[Tensor, " n"]
-) -> Float[Tensor, "p n"]:
-    """`patches @ factor.T + added`, on a CPU as a 1x1 convolution where it can be one.
-
-    torch has two libraries for the same arithmetic there: on AMD processors, the one for matrices takes 2.6 times as
-    long as the one for convolutions, which with one thread serves no fewer than 16 images.
-    """
-    if patches.device.type != "cpu" or not len(patches) or len(patches) % IMAGES_AT_ONCE:
-        return torch.addmm(added, patches, factor.T)
-    images = torch.unflatten(patches, 0, (IMAGES_AT_ONCE, -1))[:, :, None].permute(0, 3, 1, 2)
-    return F.conv2d(images, factor[:, :, None, None], added).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def smallest(values: Float[Tensor, "p m"], count: int) -> Int[Tensor, "p k"]:

@@ -5,11 +5,11 @@ that are missing. A turned view that looks like the other normal images is one t
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import stages_of
-from anomaly_zoo.nn.features import unit_patches
 from anomaly_zoo.nn.nearest import distance_to_sample
 
 NUM_SYMMETRIES = 8
@@ -40,8 +40,8 @@ def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], pa
     if len(set(owner)) == 1:
         return list(range(min(NUM_SYMMETRIES, image.shape[1])))
     ratios = []
-    for stage in unit_patches(stages_of(backbone, image.flatten(0, 1))):
-        feature = torch.unflatten(stage, 0, image.shape[:2])
+    for stage in stages_of(backbone, image.flatten(0, 1)):
+        feature = torch.unflatten(F.normalize(stage, dim=1), 0, image.shape[:2])
         distance = torch.zeros(image.shape[1])
         for number, name in enumerate(owner):
             others = [other for other, other_name in enumerate(owner) if other_name != name]

@@ -22,9 +22,6 @@ Criterion = Literal["l1", "l2", "fpgm", "random", "taylor", "lamp", "batchnorm"]
 """What makes a channel unimportant: small weights (l1, l2, lamp), weights near the others' geometric median (fpgm), a
 small influence on the features (taylor), a small scale of its batch normalisation; or chance."""
 
-Scope = Literal["layer", "global"]
-"""Where channels compete: every layer loses the same ratio, or the network as a whole does."""
-
 History = list[tuple[str, bool, list[int]]]
 """What was removed, in order: the layer's name, whether output (else input) channels, and which. Plain values."""
 
@@ -34,7 +31,7 @@ _ABOVE_ALL = 1e6  # importance is relative to its mean, so 1 is usual
 
 
 def prune_channels(
-    backbone: Backbone, ratio: float, criterion: Criterion, scope: Scope, image: Float[Tensor, "b 3 h w"]
+    backbone: Backbone, ratio: float, criterion: Criterion, image: Float[Tensor, "b 3 h w"]
 ) -> History:
     """Removes the least important channels of the hidden layers, in place; its stages keep their widths.
 
@@ -43,9 +40,8 @@ def prune_channels(
 
     Args:
         backbone: a CNN or a ViT, on any device.
-        ratio: of the channels, removed per layer or of the whole; 0 to `MAX_RATIO`. A layer keeps at least one.
+        ratio: of the channels of every layer, 0 to `MAX_RATIO`. A layer keeps at least one.
         criterion: of importance.
-        scope: where channels compete.
         image: normal images in [0, 1]; only `taylor` looks at them.
 
     Returns:
@@ -68,7 +64,6 @@ def prune_channels(
             importance=_importance(criterion),
             pruning_ratio=ratio,
             max_pruning_ratio=MAX_RATIO,
-            global_pruning=scope == "global",
             ignored_layers=_layers_to_keep(probed),
             unwrapped_parameters=_loose_parameters(probed),
         )

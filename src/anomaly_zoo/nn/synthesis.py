@@ -130,6 +130,16 @@ FAMILIES = {
 """Every family by its name."""
 
 
+def check_families(families: Sequence[str]) -> None:
+    """Refuses names that are not in `FAMILIES`.
+
+    Raises:
+        ValueError: no family, or an unknown one.
+    """
+    if not families or not set(families) <= set(FAMILIES):
+        raise ValueError(f"families {list(families)}: choose one or more of {', '.join(FAMILIES)}.")
+
+
 def synthesize(image: Images, generator: Generator, families: Sequence[str] = tuple(FAMILIES)) -> Negatives:
     """Makes one synthetic negative of every image, each by a family drawn at random.
 
@@ -149,8 +159,7 @@ def synthesize(image: Images, generator: Generator, families: Sequence[str] = tu
         >>> synthesize(image, generator, families=["blob", "jigsaw"])[1].any(dim=(1, 2))
         tensor([True, True])
     """
-    if not families or not set(families) <= set(FAMILIES):
-        raise ValueError(f"families={families!r}: choose one or more of {', '.join(FAMILIES)}.")
+    check_families(families)
     choice = torch.randint(len(families), (len(image),), generator=generator)
     negative, mask = torch.empty_like(image), torch.empty_like(image[:, 0], dtype=torch.bool)
     with torch.autocast(image.device.type, enabled=False):  # pixels, not features: the same ones at any precision

@@ -1,6 +1,7 @@
-"""Validation from the support alone: whom to hold out, and how well a score tells normals from synthetic negatives.
+"""Validation from the support alone: whom to hold out, and when a fine-tuned network begins to forget.
 
-Ours; the idea that augmentations of normal images can validate comes from Rippel et al. (arXiv 2108.04116).
+The idea that augmented normal images can validate, and that the onset of catastrophic forgetting shows there, is that
+of Rippel et al. (arXiv 2108.04116). Ours: whom to hold out, and what counts as the onset.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from anomaly_zoo.types import Batch
 
+MAX_FOLDS = 8
 MAX_VIEWS = 4
 """Of every image, unless it is the only one: enough for a check."""
 
@@ -28,7 +30,7 @@ def instances(paths: list[str]) -> Int[Tensor, " n"]:
     return torch.tensor([numbers[path] for path in paths])
 
 
-def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = 8) -> list[Bool[Tensor, " n"]]:
+def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = MAX_FOLDS) -> list[Bool[Tensor, " n"]]:
     """Folds of the support, each True for the views that are held out; no image is on both sides.
 
     Every instance is held out once with all its views, or a share of the instances if there are more than `max_folds`.
@@ -57,14 +59,12 @@ class HeldOut(NamedTuple):
 
     Attributes:
         fitted: views of normal images to fit to.
-        instance: the image that each of them stems from.
         normal: views of images that are held out.
         anomalous: anomalies made of these, one batch for every kind.
         paths: the files that are held out from training; none of a single image.
     """
 
     fitted: Float[Tensor, "n 3 h w"]
-    instance: Int[Tensor, " n"]
     normal: Float[Tensor, "m 3 h w"]
     anomalous: Float[Tensor, "f m 3 h w"]
     paths: frozenset[str]
@@ -92,7 +92,7 @@ def hold_out(support: Batch, make_anomalous: Callable[[Tensor], Float[Tensor, "f
     normal, fitted = support.image[held_out & few], ~held_out & few
     owners = zip(support.path, held_out.tolist(), strict=True)
     paths = frozenset(path for path, is_out in owners if is_out and len(images) > 1)
-    return HeldOut(support.image[fitted], instance[fitted], normal, make_anomalous(normal), paths)
+    return HeldOut(support.image[fitted], normal, make_anomalous(normal), paths)
 
 
 def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> Float[Tensor, ""]:
@@ -106,83 +106,42 @@ def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> F
     return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
 
 
-class SupportStop(nn.Module):
-    """Ends a training by what the support tells, and gives the network its best state back.
+class ForgettingStop:
+    """Notices when a network that is fine-tuned begins to forget, and gives it its best state back.
 
-    A later state counts as better only if its gain is more than chance: a paired t-test, one-sided at 2.5 %. Few
-    held-out images make validation noisy, and what has been trained less has forgotten less.
-
-    Attributes:
-        held_out: what checks look at; None without validation, and after `restore`.
-        best_step: the step of the state that was restored; 0 before.
-        curve: step and mean score of every check; empty before `restore`.
-
-    Args:
-        check_every: steps from one check to the next.
-        patience: checks without a gain that end the training; 0 does without validation.
-
-    Raises:
-        ValueError: a number out of range.
+    A network has forgotten if it scores worse than at its best by more than chance: a paired t-test over the kinds of
+    anomalies, one-sided at 2.5 %. Until then training goes on, also where nothing is gained.
     """
 
-    best_step: Tensor
-    curve: Tensor
+    def __init__(self) -> None:
+        self._best_scores: Tensor | None = None
+        self._best_state: dict[str, Tensor] = {}
+        self.best_step = 0
 
-    def __init__(self, check_every: int, patience: int) -> None:
-        super().__init__()
-        if check_every < 1 or patience < 0:
-            raise ValueError(f"{check_every=}, {patience=}: need >= 1 and >= 0.")
-        self.check_every = check_every
-        self.patience = patience
-        self.held_out: HeldOut | None = None
-        self.register_buffer("best_step", torch.tensor(0))
-        self.register_buffer("curve", torch.empty(0, 2))
-        self._checks: list[tuple[int, float]] = []
-        self._best: _Checked | None = None
+    def has_forgotten(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> bool:
+        """Takes in a check, and keeps the network's state if it is as good as the best one so far or better.
 
-    @property
-    def is_patience_spent(self) -> bool:
-        """Whether the best state was seen `patience` checks ago."""
-        return self._best is not None and len(self._checks) - self._best.number >= self.patience
-
-    def is_due(self, step: int) -> bool:
-        """Whether a check comes before this step."""
-        return self.held_out is not None and step % self.check_every == 0
-
-    def note(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> float:
-        """Takes in the scores of a check, such as one per kind of anomaly; returns their mean."""
-        self._checks.append((step, float(scores.mean())))
-        if self._best is None or _is_gain(scores - self._best.scores):
-            state = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-            self._best = _Checked(len(self._checks), step, scores, state)
-        return self._checks[-1][1]
+        Args:
+            network: as it is after `step` steps.
+            step: optimizer updates made.
+            scores: one per kind of anomaly, higher is better.
+        """
+        if self._best_scores is None or scores.mean() >= self._best_scores.mean():
+            self._best_scores, self.best_step = scores, step
+            self._best_state = {name: value.detach().clone() for name, value in network.named_parameters()}
+            return False
+        return _is_above_zero(self._best_scores - scores)
 
     @torch.no_grad()
     def restore(self, network: nn.Module) -> None:
-        """Gives the network its best state back, and forgets the states and what was held out.
-
-        Raises:
-            RuntimeError: no check was made.
-        """
-        if self._best is None:
-            raise RuntimeError("No check was made, so that there is no best state.")
+        """Gives the network the parameters that it had at `best_step`."""
         for name, parameter in network.named_parameters():
-            parameter.copy_(self._best.state[name])
-        self.best_step.fill_(self._best.step)
-        self.curve = torch.tensor(self._checks, device=self.best_step.device)
-        self._best, self.held_out = None, None
+            parameter.copy_(self._best_state[name])
 
 
-class _Checked(NamedTuple):
-    number: int
-    step: int
-    scores: Tensor
-    state: dict[str, Tensor]
-
-
-def _is_gain(gain: Float[Tensor, " f"]) -> bool:
+def _is_above_zero(loss: Float[Tensor, " f"]) -> bool:
     """Whether the mean in its standard errors is above the 97.5 % point of Student's t; a single value has none."""
-    if len(gain) == 1:
-        return bool(gain > 0)
-    point = float(special.stdtrit(len(gain) - 1, 0.975))
-    return bool(gain.mean() > point * gain.std() / len(gain) ** 0.5)
+    if len(loss) == 1:
+        return bool(loss > 0)
+    point = float(special.stdtrit(len(loss) - 1, 0.975))
+    return bool(loss.mean() > point * loss.std() / len(loss) ** 0.5)
