@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import IMAGES_AT_ONCE, Backbone, Frozen, stages_of
+from anomaly_zoo.nn.weights import load_weights
 
 SMALL = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")  # timm's, for tests: below 0.4 M parameters
 LATER_BLOCKS = (*(f"blocks.{i}" for i in range(3, 7)), "conv_head", "bn2", "classifier")
@@ -212,21 +213,19 @@ def test_random_weights_must_be_asked_for_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "frozen", "trained"),
+    ("name", "stage", "frozen", "trained"),
     [
-        ("tf_efficientnet_lite0", ["conv_stem", "bn1", "blocks.0", "blocks.1"], ["blocks.2", "blocks.6"]),
-        ("resnet18", ["conv1", "bn1", "layer1"], ["layer2", "layer4"]),
-        ("convnext_atto", ["stem", "stages.0"], ["stages.1", "stages.3"]),
-        (
-            "vit_tiny_patch16_224",
-            ["cls_token", "pos_embed", "patch_embed", "blocks.0", "blocks.5"],
-            ["blocks.6", "blocks.10"],
-        ),
+        ("tf_efficientnet_lite0", 2, ["conv_stem", "bn1", "blocks.0", "blocks.1"], ["blocks.2", "blocks.6"]),
+        ("tf_efficientnet_lite0", 1, ["conv_stem", "bn1", "blocks.0"], ["blocks.1", "blocks.6"]),
+        ("resnet18", 2, ["conv1", "bn1", "layer1"], ["layer2", "layer4"]),
+        ("convnext_atto", 1, ["stem", "stages.0"], ["stages.1", "stages.3"]),
+        ("test_vit", 3, ["cls_token", "pos_embed", "patch_embed", "blocks.0", "blocks.2"], ["blocks.3", "blocks.5"]),
+        ("resnet18", 0, [], ["conv1", "bn1", "layer1", "layer4"]),
     ],
 )
-def test_early_stages_can_be_frozen(name: str, frozen: list[str], trained: list[str]) -> None:
-    backbone = Backbone(name, weights="none")
-    backbone.freeze_early_stages()
+def test_what_comes_before_a_stage_can_be_frozen(name: str, stage: int, frozen: list[str], trained: list[str]) -> None:
+    backbone = Backbone(name, [5 if "vit" in name else 3 if "convnext" in name else 4], weights="none")
+    backbone.freeze_before(stage)
     for part, expected in (*((part, False) for part in frozen), *((part, True) for part in trained)):
         found = {
             parameter.requires_grad
@@ -236,7 +235,46 @@ def test_early_stages_can_be_frozen(name: str, frozen: list[str], trained: list[
         assert found == {expected}, part
 
 
-def test_the_first_stage_has_nothing_before_it_to_freeze() -> None:
-    backbone = Backbone("resnet18", stages=[0, 2], weights="none")
-    backbone.freeze_early_stages()
-    assert all(parameter.requires_grad for parameter in backbone.parameters())
+@pytest.mark.parametrize(
+    ("name", "stages", "weights", "num_channels"),
+    [
+        ("tf_efficientnet_lite0", None, "none", [16, 24, 40, 112, 320, 1280]),
+        ("tf_efficientnet_lite0", None, "auto", [16, 24, 40, 112, 320, 1280]),
+        ("tf_efficientnet_lite0", [1, 3], "auto", [16, 24, 40, 112]),  # the head is beyond the last stage in use
+        ("resnet18", None, "none", [64, 64, 128, 256, 512]),
+        ("test_resnet", [1], "none", [32, 32]),
+        ("test_vit", [2, 4], "none", [64] * 5),
+    ],
+)
+def test_all_levels_go_from_the_stem_to_the_head(
+    name: str, stages: list[int] | None, weights: str, num_channels: list[int]
+) -> None:
+    backbone = Backbone(name, stages, weights)
+    levels = backbone.all_levels()
+    assert levels.num_channels == num_channels
+    assert levels.stages == list(range(len(num_channels)))
+    for grad in (False, True):  # folded, and as they are trained
+        with torch.set_grad_enabled(grad):
+            found, shared = levels(images()), backbone(images())
+        assert [feature.shape[1] for feature in found] == num_channels
+        for stage, feature in zip(backbone.stages, shared, strict=True):
+            torch.testing.assert_close(found[stage], feature, rtol=1e-4, atol=1e-4 * feature.abs().max().item())
+    assert all(not parameter.is_set_to(other) for parameter in levels.parameters() for other in backbone.parameters())
+
+
+def test_the_head_is_that_of_timm() -> None:
+    backbone = Backbone("tf_efficientnet_lite0")
+    reference: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    load_weights(reference, "tf_efficientnet_lite0", "auto")
+    with torch.no_grad():
+        head = backbone.all_levels()(images())[-1]
+        expected = reference.forward_features((images() - backbone.mean) / backbone.std)
+    torch.testing.assert_close(head, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_a_head_that_the_weights_lack_is_no_level(tmp_path: Path) -> None:
+    state = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    trunk = {key: value for key, value in state.items() if not key.startswith(("conv_head", "bn2", "classifier"))}
+    safetensors.torch.save_file(trunk, tmp_path / "trunk.safetensors")
+    levels = Backbone("tf_efficientnet_lite0", weights=str(tmp_path / "trunk.safetensors")).all_levels()
+    assert levels.stages == [0, 1, 2, 3, 4]

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.folding import Folded
-from anomaly_zoo.nn.masking import mask_weights
 
 SMALL = ("tf_efficientnet_lite0", "test_resnet", "test_efficientnet")
 LARGE = ("resnetv2_50", "densenet121", "vgg11_bn")
@@ -90,13 +89,6 @@ def test_a_copy_folds_its_own_weights() -> None:
     with torch.no_grad():
         next(iter(twin.parameters())).mul_(2)
     assert_same_features(twin, image)
-    assert_same_features(backbone, image)
-
-
-def test_masked_weights_stay_masked() -> None:
-    backbone, image = make("test_resnet"), torch.rand(2, 3, 64, 64)
-    mask_weights(backbone, 0.7, "layer")
-    assert_same_features(backbone, image)
     assert_same_features(backbone, image)
 
 

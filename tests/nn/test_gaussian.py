@@ -1,3 +1,4 @@
+import math
 from typing import Any
 from unittest.mock import Mock
 
@@ -80,6 +81,15 @@ def test_no_spread_means_squared_euclidean_distance(num_vectors: int, value: flo
     assert shrinkage.item() == 1
     others = value + torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(fitted(features)(others), (others - features.mean(dim=0)).square().sum(dim=1))
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (3, 5, 4)])
+def test_the_identity_gives_the_squared_euclidean_distance_to_the_mean(shape: tuple[int, ...]) -> None:
+    features, others = (correlated(math.prod(shape[:-1]), 4, seed).view(shape) for seed in (0, 1))
+    module = Gaussian(identity=True)
+    module.fit(features)
+    expected = (others.double() - features.double().mean(dim=0)).square().sum(dim=-1).float()
+    torch.testing.assert_close(module(others), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

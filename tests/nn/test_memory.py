@@ -78,53 +78,98 @@ def feature_maps(*shapes: tuple[int, int, int], count: int = 4, seed: int = 0) -
     return [torch.randn(count, *shape, generator=generator) for shape in shapes]
 
 
-def test_memory_remembers_patches_of_every_stage_and_measures_the_distance_to_them() -> None:
+def rows_by_hand(support: list[Tensor], max_patches: int, coreset: bool) -> list[tuple[Tensor, Tensor]]:
+    """Of every stage the kept patches, in their order, and the image that each stems from."""
+    kept = []
+    for feature in support:
+        num_images, _, height, width = feature.shape
+        patches = torch.stack([feature[i, :, y, x] for i, y, x in np.ndindex(num_images, height, width)])
+        owner = torch.arange(num_images).repeat_interleave(height * width)
+        drawn = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))
+        drawn = drawn if coreset else drawn[:max_patches]
+        if coreset:
+            directions = patches[drawn] / patches[drawn].norm(dim=1, keepdim=True)
+            drawn = drawn[slow_greedy_coreset(directions, max_patches)]
+        kept.append((patches[drawn], owner[drawn]))
+    return kept
+
+
+@pytest.mark.parametrize("coreset", [False, True])
+@pytest.mark.parametrize("num_raw", [0, 1, 2])
+def test_distances_are_those_to_the_nearest_kept_patches(coreset: bool, num_raw: int) -> None:
     shapes = (5, 6, 8), (7, 3, 4)
-    memory, support, queries = PatchMemory(2, num_raw=1), feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
-    memory.fit(support, size=20)
-    unit, raw = memory(queries)
-    assert [distance.shape for distance in unit + raw] == [(2, 6, 8), (2, 3, 4), (2, 6, 8)]
-    for stage, (normal, feature) in enumerate(zip(support, queries, strict=True)):
-        kept = getattr(memory, f"stage{stage}")
-        patches = torch.stack([normal[i, :, y, x] for i in range(4) for y, x in np.ndindex(shapes[stage][1:])])
-        directions = patches / patches.norm(dim=1, keepdim=True)
-        chosen = greedy_coreset(directions, 20)
-        torch.testing.assert_close(kept, directions[chosen])
+    memory = PatchMemory(2, num_raw, max_patches=20, coreset=coreset)
+    support, queries = feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
+    memory.fit(support)
+    unit, raw, image = memory(queries)
+    assert [distance.shape for distance in unit + raw] == [(2, 6, 8), (2, 3, 4), *[(2, 6, 8), (2, 3, 4)][:num_raw]]
+    assert image == []
+    for stage, (rows, _) in enumerate(rows_by_hand(support, 20, coreset)):
         for i, y, x in np.ndindex(*unit[stage].shape):
-            patch = feature[i, :, y, x]
-            to_rows = (patch / patch.norm() - directions[chosen]).norm(dim=1)
+            patch = queries[stage][i, :, y, x]
+            to_rows = (patch / patch.norm() - rows / rows.norm(dim=1, keepdim=True)).norm(dim=1)
             nearest = to_rows.topk(4, largest=False)
             assert unit[stage][i, y, x].item() == pytest.approx(nearest.values[:3].mean().item(), rel=1e-5)
-            if stage == 0:  # as they are, to the patches that are nearest at unit length
+            if stage < num_raw:  # as they are, to the patches that are nearest at unit length
                 weight = nearest.values[3] - nearest.values[:3]
-                as_they_are = (patch - patches[chosen][nearest.indices[:3]]).norm(dim=1)
+                as_they_are = (patch - rows[nearest.indices[:3]]).norm(dim=1)
                 expected = ((weight * as_they_are).sum() / weight.sum()).item()
-                assert raw[0][i, y, x].item() == pytest.approx(expected, rel=1e-4)
+                assert raw[stage][i, y, x].item() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("coreset", [False, True])
+@pytest.mark.parametrize("held_out", [[0], [3], [1, 2], []])
+def test_without_held_out_images_the_other_rows_are_left(coreset: bool, held_out: list[int]) -> None:
+    support = feature_maps((5, 6, 8), (7, 3, 4))
+    memory = PatchMemory(2, num_raw=1, max_patches=30, coreset=coreset)
+    memory.fit(support)
+    before = {name: value.clone() for name, value in memory.named_buffers()}
+    rest = dict(memory.without(torch.isin(torch.arange(4), torch.tensor(held_out))).named_buffers())
+    for stage, (rows, owner) in enumerate(rows_by_hand(support, 30, coreset)):
+        kept = rows[[number not in held_out for number in owner.tolist()]]
+        assert (len(kept) < 30) == bool(held_out)
+        torch.testing.assert_close(rest[f"stage{stage}"], kept / kept.norm(dim=1, keepdim=True))
+        if stage == 0:
+            torch.testing.assert_close(rest["length0"], kept.norm(dim=1))
+    assert all(torch.equal(value, before[name]) for name, value in memory.named_buffers())
+
+
+def test_without_images_a_memory_measures_as_one_of_the_others() -> None:
+    """A memory that holds all patches, so that a fit to the others keeps the same ones."""
+    shapes = (5, 6, 8), (7, 3, 4)
+    support, queries = feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
+    held_out = torch.tensor([False, True, False, True])
+    memory, others = PatchMemory(2, num_raw=2), PatchMemory(2, num_raw=2)
+    memory.fit(support)
+    others.fit([stage[~held_out] for stage in support])
+    for found, expected in zip(memory.without(held_out)(queries).all(), others(queries).all(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 def test_two_rows_that_are_equally_near_make_no_leap() -> None:
-    memory = PatchMemory(1, num_raw=1)
-    memory.fit([feature_maps((2, 40, 40), count=1)[0]], size=60)
+    memory = PatchMemory(1, num_raw=1, max_patches=60, coreset=True)
+    memory.fit(feature_maps((2, 40, 40), count=1))
     angle = torch.linspace(0, 6.28, 20001)
     query = torch.stack([angle.cos(), angle.sin()])[None, :, :, None]
-    for distances in memory([query]):
-        steps = distances[0].flatten().diff().abs()
-        assert steps.max() < 0.01 * distances[0].max()
-        assert distances[0].max() > 10 * steps.median()
+    for distance in memory([query]).all():
+        steps = distance[0].flatten().diff().abs()
+        assert steps.max() < 0.01 * distance.max()
+        assert distance.max() > 10 * steps.median()
 
 
-def test_as_many_candidates_as_rows_make_a_random_sample() -> None:
-    memory, support = PatchMemory(1, num_raw=1), feature_maps((4, 5, 5))
-    memory.fit(support, size=30, num_candidates=30)
-    drawn = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:30]
-    patches = support[0].movedim(1, 3).flatten(0, 2)[drawn]
-    rows, length = memory.buffers()
-    torch.testing.assert_close(rows * length[:, None], patches)
+@pytest.mark.parametrize("coreset", [False, True])
+def test_a_memory_keeps_no_more_than_it_may_and_always_the_same(coreset: bool) -> None:
+    first, second = (PatchMemory(2, num_raw=1, max_patches=7, coreset=coreset) for _ in range(2))
+    for memory in (first, second):
+        memory.fit(feature_maps((4, 5, 5), (6, 2, 2)))
+    kept = dict(first.named_buffers())
+    assert {name: len(value) for name, value in kept.items()} == {"stage0": 7, "stage1": 7, "length0": 7}
+    assert all(torch.equal(value, kept[name]) for name, value in second.named_buffers())
 
 
 def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> None:
     memory, support = PatchMemory(1), feature_maps((4, 3, 3))
-    memory.fit(support, size=100)
+    memory.fit(support)
     kept = memory.state_dict()["stage0"].clone()
     support[0].zero_()
     assert kept.shape == (36, 4)
@@ -132,6 +177,14 @@ def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> No
     assert kept.any()
 
 
-def test_an_empty_memory_says_so() -> None:
+def test_a_patch_without_features_stays_finite() -> None:
+    memory = PatchMemory(1, num_raw=1)
+    memory.fit(feature_maps((4, 3, 3)))
+    assert all(distance.isfinite().all() for distance in memory([torch.zeros(1, 4, 5, 5)]).all())
+
+
+def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(RuntimeError, match="memory is empty: fit it on the support first"):
         PatchMemory(1)(feature_maps((4, 2, 2)))
+    with pytest.raises(ValueError, match="max_patches=0: a memory needs 1 or more"):
+        PatchMemory(1, max_patches=0)

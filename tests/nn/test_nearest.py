@@ -1,9 +1,12 @@
+from unittest.mock import Mock
+
+import faiss
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from anomaly_zoo.nn.nearest import FAISS_ROWS, nearest_distance
+from anomaly_zoo.nn.nearest import distance_to_sample, nearest_distance, nearest_rows
 from tests.nn.patches import devices, patches
 
 
@@ -37,11 +40,16 @@ def test_distance_equals_cdist_beyond_one_chunk(device: str) -> None:
     )
 
 
-@pytest.mark.parametrize("num_rows", [FAISS_ROWS - 1, FAISS_ROWS])
-def test_small_and_large_memories_give_the_distances_of_cdist(num_rows: int) -> None:
-    queries, memory = patches(700, 24, 1, offset=1.0), patches(num_rows, 24, 2, offset=1.0)
-    expected = torch.cdist(queries.double(), memory.double()).topk(3, largest=False).values.mean(dim=1).float()
-    torch.testing.assert_close(nearest_distance(queries, memory), expected, rtol=1e-5, atol=0)
+@pytest.mark.parametrize("num_rows", [2, 700, 20000])
+def test_on_a_cpu_faiss_searches(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Mock(wraps=faiss.knn)
+    monkeypatch.setattr("anomaly_zoo.nn.nearest.faiss.knn", spy)
+    queries, memory = patches(300, 24, 1, offset=1.0), patches(num_rows, 24, 2, offset=1.0)
+    rows = nearest_rows(queries, memory, num_neighbours=4)
+    spy.assert_called_once()
+    count = min(4, num_rows)
+    expected = torch.cdist(queries.double(), memory.double()).topk(count, largest=False).indices
+    assert torch.equal(rows.sort().values, expected.sort().values)
 
 
 @devices
@@ -65,3 +73,13 @@ def test_any_precision_is_taken(dtype: torch.dtype) -> None:
 
 def test_no_patches_no_distances() -> None:
     assert nearest_distance(torch.empty(0, 4), patches(3, 4)).shape == (0,)
+
+
+@pytest.mark.parametrize(("num_images", "step"), [(1, 1), (6, 3)])
+def test_a_sample_of_other_images_is_even(num_images: int, step: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    feature, others = (torch.randn(n, 5, 4, 4, generator=generator) for n in (2, num_images))
+    rows = torch.stack([others[i, :, y, x] for i, y, x in np.ndindex(num_images, 4, 4)])[::step]
+    distance = distance_to_sample(feature, others, num_patches=32)
+    assert distance.shape == (2, 4, 4)
+    np.testing.assert_allclose(distance[1, 2], slow_nearest_distance(feature[1, :, 2].T, rows), rtol=1e-5)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.pruning import Criterion, History, Scope, prune_channels, replay
+from anomaly_zoo.nn.pruning import Criterion, History, prune_channels, replay
 
 # by name: the module of a hidden layer and its channels before pruning
 HIDDEN = {
@@ -33,11 +33,9 @@ def images(count: int = 2) -> Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def pruned(
-    before: Backbone, ratio: float, criterion: Criterion = "l1", scope: Scope = "layer"
-) -> tuple[Backbone, History]:
+def pruned(before: Backbone, ratio: float, criterion: Criterion = "l1") -> tuple[Backbone, History]:
     after = copy.deepcopy(before)
-    return after, prune_channels(after, ratio, criterion, scope, images())
+    return after, prune_channels(after, ratio, criterion, images())
 
 
 @torch.no_grad()
@@ -74,7 +72,7 @@ def test_replaying_the_history_gives_the_same_shapes_and_features(name: str) -> 
 def test_histories_of_several_rounds_join() -> None:
     before = backbone()
     after, first = pruned(before, 0.3)
-    second = prune_channels(after, 0.3, "l2", "layer", images())
+    second = prune_channels(after, 0.3, "l2", images())
     again = copy.deepcopy(before)
     replay(again, first + second)
     assert {name: value.shape for name, value in again.state_dict().items()} == {
@@ -123,21 +121,6 @@ def test_pruning_what_carries_nothing_leaves_the_features(criterion: Criterion) 
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_global_scope_spares_the_layers_that_matter() -> None:
-    before = backbone("tf_efficientnet_lite0")
-    with torch.no_grad():
-        for module in before.get_submodule("model.blocks.4").modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight[::2] *= 0.001
-    ratios = {}
-    for scope in get_args(Scope):
-        after, _ = pruned(before, 0.4, "l2", scope)
-        left: Any = after.get_submodule("model.blocks.4.1.conv_pw").weight
-        ratios[scope] = 1 - len(left) / 672
-    assert ratios["layer"] == pytest.approx(0.4, abs=0.01)
-    assert ratios["global"] > 0.43
-
-
 @pytest.mark.parametrize("criterion", get_args(Criterion))
 def test_every_criterion_reaches_a_layer_s_least(criterion: Criterion) -> None:
     after, _ = pruned(backbone(), 0.95, criterion)
@@ -150,7 +133,7 @@ def test_random_follows_the_seed() -> None:
     before, histories = backbone(), []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        histories.append(prune_channels(copy.deepcopy(before), 0.5, "random", "layer", images()))
+        histories.append(prune_channels(copy.deepcopy(before), 0.5, "random", images()))
     assert histories[0] == histories[1] != histories[2]
 
 
@@ -160,7 +143,7 @@ def test_the_network_is_left_as_it_was_but_for_its_channels(criterion: Criterion
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    prune_channels(frozen, 0.5, criterion, "layer", images())
+    prune_channels(frozen, 0.5, criterion, images())
     assert torch.equal(torch.rand(1), expected)
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in frozen.parameters())
     assert not frozen.training
@@ -176,6 +159,6 @@ def test_ratio_0_changes_nothing() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"pruning_ratio=0\.97: choose 0 to 0\.95"):
-        prune_channels(backbone(), 0.97, "l1", "layer", images())
+        prune_channels(backbone(), 0.97, "l1", images())
     with pytest.raises(ValueError, match="test_vit has no batch normalisation"):
-        prune_channels(backbone("test_vit"), 0.5, "batchnorm", "layer", images())
+        prune_channels(backbone("test_vit"), 0.5, "batchnorm", images())

@@ -2,8 +2,10 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
-from anomaly_zoo.nn.validation import SupportStop, held_out_folds, instances, separation
+from anomaly_zoo.nn.validation import MAX_VIEWS, ForgettingStop, held_out_folds, hold_out, instances, separation
+from anomaly_zoo.types import Batch
 
 
 def test_every_view_is_held_out_once_with_the_other_views_of_its_image() -> None:
@@ -33,42 +35,85 @@ def test_separation_is_the_area_under_the_roc_curve(seed: int) -> None:
     assert separation(normal, anomalous).item() == pytest.approx(reference, abs=1e-6)
 
 
-def test_the_first_of_the_best_states_comes_back() -> None:
-    network, stop = torch.nn.Linear(1, 1, bias=False), SupportStop(check_every=1, patience=3)
-    spent = []
-    for step, score in enumerate([0.5, 0.75, 0.75, 0.625, 0.5]):
-        with torch.no_grad():
-            network.weight.fill_(step)
-        assert stop.note(network, step, torch.tensor([score, score])) == score
-        spent.append(stop.is_patience_spent)
-    assert spent == [False, False, False, False, True]
-    stop.restore(network)
-    assert stop.best_step == 1
-    assert network.weight.item() == 1
-    assert stop.curve.tolist() == [[0, 0.5], [1, 0.75], [2, 0.75], [3, 0.625], [4, 0.5]]
+def support(num_images: int, views: int) -> Batch:
+    """Every view has its number as the colour."""
+    image = torch.arange(num_images * views)[:, None, None, None].expand(-1, 3, 4, 4).float()
+    path = [f"{number}.png" for number in range(num_images) for _ in range(views)]
+    nothing = torch.zeros(len(image), dtype=torch.bool)
+    return Batch(image, nothing[:, None, None].expand(-1, 4, 4), nothing, path)
 
 
-def is_better(gain: torch.Tensor) -> bool:
-    network, stop = torch.nn.Linear(1, 1), SupportStop(check_every=5, patience=1)
-    stop.note(network, 0, torch.full_like(gain, 0.5))
-    stop.note(network, 5, 0.5 + gain)
-    stop.restore(network)
-    return bool(stop.best_step == 5)
+@pytest.mark.parametrize(("num_images", "views"), [(2, 1), (4, 8), (9, 3), (8, 16)])
+def test_a_quarter_of_the_images_is_held_out_with_few_views(num_images: int, views: int) -> None:
+    held = hold_out(support(num_images, views), lambda normal: torch.stack([normal + 100, normal + 200]))
+    assert held is not None
+    normal, fitted = ({int(number) for number in images[:, 0, 0, 0]} for images in (held.normal, held.fitted))
+    out, rest = ({number // views for number in numbers} for numbers in (normal, fitted))
+    assert len(out) == -(-num_images // 4)
+    assert out | rest == set(range(num_images))
+    assert not out & rest
+    assert held.paths == {f"{number}.png" for number in out}
+    assert len(normal) <= MAX_VIEWS * len(out)
+    assert torch.equal(held.anomalous, torch.stack([held.normal + 100, held.normal + 200]))
+
+
+def test_of_a_single_image_views_are_held_out_but_no_file() -> None:
+    held = hold_out(support(1, 8), lambda normal: normal[None])
+    assert held is not None
+    assert (len(held.normal), len(held.fitted), held.paths) == (2, 6, frozenset())
+    assert hold_out(support(1, 1), lambda normal: normal[None]) is None
+
+
+class Course:
+    """A network whose parameters change at random from check to check."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.network, self.stop = nn.Linear(3, 2), ForgettingStop()
+        self.states: list[dict[str, Tensor]] = []
+
+    def check(self, *scores: list[float] | Tensor) -> list[bool]:
+        forgotten = []
+        for of_step in scores:
+            for parameter in self.network.parameters():
+                nn.init.normal_(parameter)
+            self.states.append({name: value.clone() for name, value in self.network.state_dict().items()})
+            forgotten.append(self.stop.has_forgotten(self.network, 5 * len(self.states) - 5, torch.as_tensor(of_step)))
+        return forgotten
+
+    def restored(self) -> int:
+        """The number of the check whose state came back, bit for bit."""
+        self.stop.restore(self.network)
+        now = self.network.state_dict()
+        (number,) = (
+            number
+            for number, state in enumerate(self.states)
+            if all(torch.equal(value, state[name]) for name, value in now.items())
+        )
+        return number
+
+
+def test_training_goes_on_while_scores_stay_equal_or_rise() -> None:
+    course = Course()
+    assert course.check([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.6, 0.5, 0.5], [0.5, 0.6, 0.7]) == [False] * 4
+    assert course.stop.best_step == 15  # the last of those that are equally good
+    assert course.restored() == 3
+
+
+def test_a_fall_is_noticed_and_the_best_state_comes_back() -> None:
+    course = Course()
+    forgotten = course.check([0.5, 0.6, 0.7], [0.8, 0.9, 0.8], [0.79, 0.91, 0.79], [0.3, 0.4, 0.35])
+    assert forgotten == [False, False, False, True]
+    assert course.stop.best_step == 5
+    assert course.restored() == 1
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_gain_that_may_be_chance_is_none(seed: int) -> None:
-    gain = torch.randn(12, generator=torch.Generator().manual_seed(seed)) / 10 + 0.07
-    assert is_better(gain) == (stats.ttest_1samp(gain, 0, alternative="greater").pvalue < 0.025)
+def test_a_fall_that_may_be_chance_is_none(seed: int) -> None:
+    fall = torch.randn(12, generator=torch.Generator().manual_seed(seed)) / 10 + 0.07
+    expected = bool(fall.mean() > 0 and stats.ttest_1samp(fall, 0, alternative="greater").pvalue < 0.025)
+    assert Course().check(torch.full((12,), 0.5), 0.5 - fall)[1] == expected
 
 
-def test_a_single_value_has_no_error() -> None:
-    assert is_better(torch.tensor([0.01]))
-    assert not is_better(torch.tensor([0.0]))
-
-
-def test_without_a_check_there_is_no_best_state() -> None:
-    stop = SupportStop(check_every=1, patience=1)
-    assert not stop.is_due(0)
-    with pytest.raises(RuntimeError, match="No check"):
-        stop.restore(torch.nn.Linear(1, 1))
+def test_every_fall_counts_where_there_is_a_single_score() -> None:
+    assert Course().check([0.5], [0.5], [0.49]) == [False, False, True]
