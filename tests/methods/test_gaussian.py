@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from anomaly_zoo.config import build, resolve
 from anomaly_zoo.methods.gaussian import GaussianAD
 from anomaly_zoo.nn.backbone import Backbone
 from tests.methods.fitting import (
@@ -153,7 +151,6 @@ def test_without_checks_the_last_state_stays(tiny_root: Path) -> None:
     assert module.training_record()["kept_step"] == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the network that is rebuilt has a head, for which there were no weights")
 def test_a_backbone_without_a_head_comes_back_from_a_checkpoint(tiny_root: Path, tmp_path: Path) -> None:
     trunk = Backbone(WITH_HEAD, weights="none").model.state_dict()
     torch.save(trunk, tmp_path / "trunk.pth")
@@ -174,23 +171,3 @@ def test_a_backbone_without_a_head_comes_back_from_a_checkpoint(tiny_root: Path,
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create(GaussianAD, **options)
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="a gain of 0.9 takes the AUROC from 0.65 to 0.27, 1.1 to 0.89: means of levels")
-def test_scores_do_not_hang_on_brightness(shared_data: Path) -> None:
-    data = [f"--data.root={shared_data / 'mvtec_ad'}", "--data.category=screw"]
-    cli = build(resolve("gaussian", [*data, "--model.init_args.steps=0"]))
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    batches = list(cli.datamodule.test_dataloader())[::3]  # in every part of the test split
-    label = torch.cat([batch.label for batch in batches])
-    assert 0 < label.float().mean() < 1
-    auroc = {
-        gain: roc_auc_score(
-            label,
-            torch.cat([scores(cli.model.eval(), (gain * batch.image).clamp(0, 1)).image_score for batch in batches]),
-        )
-        for gain in (0.9, 1.0, 1.1)
-    }
-    assert abs(auroc[0.9] - auroc[1.0]) < 0.05, auroc
-    assert abs(auroc[1.1] - auroc[1.0]) < 0.05, auroc

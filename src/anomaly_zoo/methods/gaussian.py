@@ -122,6 +122,19 @@ class GaussianAD(AnomalyModule):
         ]
         return Distances(detail=maps, image=self._distances_of_levels(levels))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds which levels there are."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["levels"] = self.network.stages
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out a head for which the backbone had no weights."""
+        if checkpoint["levels"] != self.network.stages:
+            self.network = Backbone(self.network.name, checkpoint["levels"], weights="none").requires_grad_(True)
+            self.network.freeze_before(self.backbone_spec["stages"][0])
+            del self.levels[len(checkpoint["levels"]) :]
+        super().on_load_checkpoint(checkpoint)
+
     def _own(self, features: Stages) -> tuple[list[Float[Tensor, "b _"]], Stages]:
         """The averaged levels; the fine stages at unit length and as they are."""
         fine = features[-len(self.fine_stages) :]

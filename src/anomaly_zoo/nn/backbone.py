@@ -19,10 +19,6 @@ IMAGES_AT_ONCE = 16
 """Images in a pass without gradients. With fewer, torch has a slower kernel for the 1x1 convolutions of one thread."""
 
 
-_HEAD = {"conv_head", "bn2"}
-"""Names of the layers between the last stage and the pooling, in timm's EfficientNets."""
-
-
 class Backbone(nn.Module):
     """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1].
 
@@ -69,8 +65,8 @@ class Backbone(nn.Module):
             if stages is not None or len(self.stages) == 1:
                 raise ValueError(f"weights={weights!r} lacks {lacking!r}, which stages={self.stages} of {name} need.")
             self.stages.pop()
-        kept = model.state_dict() if _has_head(model) and not _HEAD & {key.split(".")[0] for key in missing} else {}
-        self._head = {key: value for key, value in kept.items() if key.split(".")[0] in _HEAD}
+        self._has_head = _has_head(model) and not any(key.startswith("conv_head.") for key in missing)
+        self._weights = weights
         self._prune(model)
         self.num_channels = [channels[stage] for stage in self.stages]
         self.model = model.to(memory_format=torch.channels_last)
@@ -99,12 +95,10 @@ class Backbone(nn.Module):
         Those are timm's feature maps up to the last one in use and the convolution of the head, where there is one; of
         a ViT its blocks.
         """
-        stages = list(range(self.stages[-1] + 1))
-        num_features = len(self.model.feature_info)
-        if self._head and self.stages[-1] == num_features - 1:
-            stages.append(num_features)
-        levels = Backbone(self.name, stages, weights="none").to(self.mean.device)
-        levels.model.load_state_dict(self.model.state_dict() | (self._head if stages[-1] == num_features else {}))
+        last = self.stages[-1]
+        with_head = self._has_head and last == len(self.model.feature_info) - 1
+        levels = Backbone(self.name, range(last + 1 + with_head), self._weights).to(self.mean.device)
+        levels.model.load_state_dict(self.model.state_dict(), strict=not with_head)
         return levels
 
     @property

@@ -47,7 +47,7 @@ class PatchMemory(nn.Module):
             self.register_buffer(f"stage{stage}", torch.empty(0, 0))
         for stage in range(self.num_raw):
             self.register_buffer(f"length{stage}", torch.empty(0))
-        self._image_of_row: list[Tensor] = []
+        self._image_of_row: list[Tensor] = []  # while images are held out
 
     def fit(self, features: Stages) -> None:
         """Remembers patches of normal images; the same ones each time."""
@@ -69,14 +69,23 @@ class PatchMemory(nn.Module):
 
         Args:
             held_out: True for the images that are left out.
+
+        Raises:
+            ValueError: nothing is left, since the memory has too few patches.
         """
         rest = copy.deepcopy(self)
         for stage, image in enumerate(self._image_of_row):
             kept = ~held_out.to(image.device)[image]
+            if not kept.any():
+                raise ValueError(f"max_patches={self.max_patches}: without the held-out images nothing is left. Raise it.")
             setattr(rest, f"stage{stage}", getattr(self, f"stage{stage}")[kept])
             if stage < self.num_raw:
                 setattr(rest, f"length{stage}", getattr(self, f"length{stage}")[kept])
         return rest
+
+    def forget_images(self) -> None:
+        """Forgets which image a patch stems from: no more images will be left out."""
+        self._image_of_row = []
 
     def forward(self, features: Stages) -> Distances:
         """Distances of every patch at unit length in every stage (`patch`), and as it is in the finest ones (`detail`).
