@@ -3,6 +3,7 @@
 prepare(support) -> training_step x steps -> fit(features) -> distances(features)
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -71,6 +72,21 @@ class AnomalyModule(L.LightningModule, ABC):
     held_out_level: Tensor
     kept_step: Tensor
     weights_moved: Tensor
+    _init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "AnomalyModule":
+        """Notes the constructor's arguments but the backbone, which rebuild the module from a checkpoint.
+
+        Lightning's `save_hyperparameters` looks through the callers, and misses them where a decorator stands between.
+        """
+        module = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(module, *args, **kwargs)  # partial, since copying passes none
+        bound.apply_defaults()
+        others = {"self", "backbone"} | {p.name for p in signature.parameters.values() if p.kind == p.VAR_KEYWORD}
+        given = bound.arguments | kwargs
+        module._init_args = {name: value for name, value in given.items() if name not in others}
+        return module
 
     def __init__(
         self,
@@ -83,7 +99,6 @@ class AnomalyModule(L.LightningModule, ABC):
         orientations: Orientations = "found",
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["backbone"], logger=False)
         if steps < 0 or support_views < 1 or learning_rate <= 0:
             raise ValueError(f"{steps=}, {support_views=}, {learning_rate=}: need steps >= 0, views >= 1, a rate > 0.")
         self.backbone = Frozen(backbone)
@@ -276,7 +291,7 @@ class AnomalyModule(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what rebuilds the module."""
         checkpoint["backbone"] = self.backbone_spec
-        checkpoint["init_args"] = dict(self.hparams)
+        checkpoint["init_args"] = self._init_args
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""
