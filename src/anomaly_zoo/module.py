@@ -159,8 +159,8 @@ class AnomalyModule(L.LightningModule, ABC):
         """What the training did: steps made, the step that was kept, the relative norm by which weights moved."""
         if not self.steps:
             return {}
-        record = {"steps": self._steps_made, "kept_step": self.kept_step, "weights_moved": self.weights_moved}
-        return {name: float(value) for name, value in record.items()}
+        kept_step, weights_moved = float(self.kept_step), float(self.weights_moved)
+        return {"steps": float(self._steps_made), "kept_step": kept_step, "weights_moved": weights_moved}
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """Scores images in [0, 1]; the score of one never depends on the others."""
