@@ -4,7 +4,7 @@ prepare(support) -> training_step x steps -> fit(features) -> distances(features
 """
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +28,24 @@ VIEWS_OF_ONE = 8
 """Views of a single support image, since there is no other image to hold out."""
 
 
-class AnomalyModule(L.LightningModule, ABC):
+class _NotesArguments(ABCMeta):
+    """Notes the constructor's arguments but the backbone, which rebuild the module from a checkpoint.
+
+    Lightning's `save_hyperparameters` looks through the callers, and misses them where a decorator stands between.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        module = super().__call__(*args, **kwargs)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind(module, *args, **kwargs)
+        bound.apply_defaults()
+        others = {"self", "backbone"} | {p.name for p in signature.parameters.values() if p.kind == p.VAR_KEYWORD}
+        given = bound.arguments | kwargs
+        module._init_args = {name: value for name, value in given.items() if name not in others}
+        return module
+
+
+class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
     """Adapts to a few normal images, then scores new ones.
 
     A method says which distances it measures: it overrides `distances`, and those of `prepare`, `training_step`,
@@ -73,20 +90,6 @@ class AnomalyModule(L.LightningModule, ABC):
     kept_step: Tensor
     weights_moved: Tensor
     _init_args: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "AnomalyModule":
-        """Notes the constructor's arguments but the backbone, which rebuild the module from a checkpoint.
-
-        Lightning's `save_hyperparameters` looks through the callers, and misses them where a decorator stands between.
-        """
-        module = super().__new__(cls)
-        signature = inspect.signature(cls.__init__)
-        bound = signature.bind_partial(module, *args, **kwargs)  # partial, since copying passes none
-        bound.apply_defaults()
-        others = {"self", "backbone"} | {p.name for p in signature.parameters.values() if p.kind == p.VAR_KEYWORD}
-        given = bound.arguments | kwargs
-        module._init_args = {name: value for name, value in given.items() if name not in others}
-        return module
 
     def __init__(
         self,
