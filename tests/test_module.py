@@ -126,7 +126,7 @@ def test_the_network_is_on_its_device_before_the_support_is_drawn(tiny_root: Pat
     """Lightning calls `setup` before it moves the network; the device "meta" tells without a GPU."""
 
     class Looking(Toy):
-        def _support(self) -> Batch:
+        def _support(self, *args: Any) -> Batch:
             raise AssertionError({tensor.device.type for tensor in [*self.parameters(), *self.buffers()]})
 
     class Elsewhere(SingleDeviceStrategy):

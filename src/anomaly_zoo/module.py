@@ -36,7 +36,7 @@ class _NotesArguments(ABCMeta):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         module = super().__call__(*args, **kwargs)
-        signature = inspect.signature(cls.__init__)
+        signature = inspect.signature(type(module).__init__)
         bound = signature.bind(module, *args, **kwargs)
         bound.apply_defaults()
         others = {"self", "backbone"} | {p.name for p in signature.parameters.values() if p.kind == p.VAR_KEYWORD}
