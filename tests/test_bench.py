@@ -13,7 +13,7 @@ from torch import Tensor
 from anomaly_zoo.bench import main
 from anomaly_zoo.results import Result, load, load_all
 from anomaly_zoo.run import describe
-from anomaly_zoo.types import Batch
+from anomaly_zoo.types import Batch, Distances, Stages
 from tests.conftest import write_image
 from tests.toy import Toy
 
@@ -169,13 +169,12 @@ def test_a_failed_run_is_recorded_the_others_go_on_and_only_it_is_repeated(
 
 
 def test_scores_that_are_not_finite_make_a_failed_run(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Toy.calibrate
+    original = Toy.distances
 
-    def calibrate(module: Toy, support: Batch) -> None:
-        original(module, support)
-        module.mean = module.mean * float("nan")
+    def distances(module: Toy, features: Stages) -> Distances:
+        return Distances(patch=[distance * float("nan") for distance in original(module, features).patch])
 
-    monkeypatch.setattr(Toy, "calibrate", calibrate)
+    monkeypatch.setattr(Toy, "distances", distances)
     assert bench(tiny_root, "--category", "alpha", method=toy(Path("toy.yaml"))) == 1
     (result,) = load_all(Path("results"))
     assert result.status == "failed"

@@ -55,9 +55,9 @@ def test_several_methods_datasets_and_backbones_make_one_grid(tiny_root: Path, r
     shutil.copytree(tiny_root, "copy")
     options = ["--shots", "2", "--seeds", "0", "--category", "beta", "--image-size", "64"]
     roots = ["--root", str(tiny_root), "copy"]
-    assert main(["--method", "patchcore", "patchcore_aug", *roots, *options]) == 0
+    assert main(["--method", "patchcore", "frozen", *roots, *options]) == 0
     assert sorted((result.dataset, result.method) for result in load_all(Path("results"))) == [
-        (dataset, method) for dataset in ("copy", "tiny") for method in ("patchcore", "patchcore_aug")
+        (dataset, method) for dataset in ("copy", "tiny") for method in ("frozen", "patchcore")
     ]
     backbones = ["tf_efficientnet_lite0", "resnet18"]
     options += ["--method", "patchcore", "--root", str(tiny_root), "--weights", "none", "--results", "two"]

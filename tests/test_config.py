@@ -152,7 +152,7 @@ def test_the_seed_decides_the_first_weights(tiny_root: Path, tmp_path: Path) -> 
     def weights(seed: int) -> torch.Tensor:
         torch.rand(seed + 1)  # whatever happened before
         return build(resolve(file, [*options(tiny_root), f"--seed_everything={seed}"])).model.get_parameter(
-            "head.weight"
+            "network.weight"
         )
 
     assert torch.equal(weights(0), weights(0))

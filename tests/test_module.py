@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from anomaly_zoo.data import mvtec
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
-from anomaly_zoo.nn.backbone import Backbone, Frozen
-from anomaly_zoo.nn.memory import PatchMemory
+from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.orientation import NUM_ORIENTATIONS
-from anomaly_zoo.types import Batch, Prediction
+from anomaly_zoo.nn.scoring import peak, to_image
+from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
 
 class Toy(AnomalyModule):
-    """Tunes a network towards the mean feature of the support, then scores the distance to it."""
+    """Tunes a projection towards zero, then scores the distance to the support's mean projected patch."""
 
     target: Tensor
 
@@ -30,14 +30,16 @@ class Toy(AnomalyModule):
         support_views: int = 2,
         learning_rate: float = 1e-3,
         names: Sequence[str] = ("a", "b"),
+        **shared: Any,
     ) -> None:
-        super().__init__(backbone, steps, support_views, learning_rate)
+        super().__init__(backbone, steps, learning_rate, support_views=support_views, **shared)
         self.names = names
+        self.network = nn.Conv2d(backbone.num_channels[0], 8, 1)
         self.register_buffer("target", torch.empty(0))
-        self.memory = PatchMemory(1)
         self.events: list[str] = []
         self.supports: list[Batch] = []
-        self.calibrated_with = {"grad": True, "training": True}
+        self.fitted: list[Tensor] = []
+        self.fitted_with: set[tuple[bool, bool]] = set()
 
     def prepare(self, support: Batch) -> None:
         self.events.append("prepare")
@@ -50,23 +52,21 @@ class Toy(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.events.append("step")
-        return self._embed(batch.image).square().mean()
+        loss: Tensor = self.network(self.backbone(batch.image)[0]).square().mean()
+        return loss
 
-    def calibrate(self, support: Batch) -> None:
-        self.events.append("calibrate")
-        self.supports.append(support)
-        self.calibrated_with = {"grad": torch.is_grad_enabled(), "training": self.training}
-        embedded = self._embed(support.image)
-        self.target = embedded.mean(dim=0)
-        self.memory.fit([embedded[:, :, None, None]], size=100)
+    def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
+        stages: Stages = self.backbone(image)
+        return [*stages, self.network(stages[0])]
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
-        embedded = self._embed(image)
-        score = (embedded - self.target).norm(dim=1) + self.memory([embedded[:, :, None, None]])[0][0].flatten()
-        return Prediction(score[:, None, None] * image.mean(dim=1), score)
+    def fit(self, features: Stages) -> None:
+        self.events.append("fit")
+        self.fitted.append(features[0])
+        self.fitted_with.add((torch.is_grad_enabled(), self.training))
+        self.target = features[-1].mean(dim=(0, 2, 3))[:, None, None]
 
-    def _embed(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        return torch.cat([stage.mean(dim=(2, 3)) for stage in self.backbone(image)], dim=1)
+    def distances(self, features: Stages) -> Distances:
+        return Distances(patch=[(features[-1] - self.target).norm(dim=1)])
 
 
 class TrainingFree(Toy):
@@ -80,8 +80,8 @@ def toy(cls: type[Toy] = Toy, **options: Any) -> Toy:
     return cls(Backbone("test_resnet", weights="none"), **options)
 
 
-def data(root: Path, **options: Any) -> MVTecDataModule:
-    return MVTecDataModule(root, "alpha", image_size=32, shots=4, **options)
+def data(root: Path, shots: int = 4) -> MVTecDataModule:
+    return MVTecDataModule(root, "alpha", image_size=32, shots=shots)
 
 
 def trainer(folder: Path, **options: Any) -> L.Trainer:
@@ -115,17 +115,18 @@ def same(first: Prediction, second: Prediction) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_prepare_comes_before_the_optimizer_and_calibrate_after_the_last_step(tiny_root: Path, tmp_path: Path) -> None:
+def test_prepare_comes_before_the_optimizer_and_fit_after_the_last_step(tiny_root: Path, tmp_path: Path) -> None:
     module = fitted(tiny_root, tmp_path)
-    assert module.events == ["prepare", "optimizer", "step", "step", "step", "calibrate"]
-    assert module.calibrated_with == {"grad": False, "training": False}
+    once_without_each_image_and_once_with_all = ["fit"] * 5
+    assert module.events == ["prepare", "optimizer", "step", "step", "step", *once_without_each_image_and_once_with_all]
+    assert module.fitted_with == {(False, False)}  # no gradients, not in training mode
 
 
 def test_the_network_is_on_its_device_before_the_support_is_drawn(tiny_root: Path, tmp_path: Path) -> None:
     """Lightning calls `setup` before it moves the network; the device "meta" tells without a GPU."""
 
     class Looking(Toy):
-        def _support(self) -> Batch:
+        def _support(self, *args: Any) -> Batch:
             raise AssertionError({tensor.device.type for tensor in [*self.parameters(), *self.buffers()]})
 
     class Elsewhere(SingleDeviceStrategy):
@@ -135,21 +136,71 @@ def test_the_network_is_on_its_device_before_the_support_is_drawn(tiny_root: Pat
         def teardown(self) -> None:
             """Nothing: what is on "meta" cannot come back."""
 
-    module = toy(Looking)
-    module.orientations = "square"
+    module = toy(Looking, orientations="square")
     with pytest.raises(AssertionError, match=r"^\{'meta'\}$"):
         trainer(tmp_path, strategy=Elsewhere(torch.device("meta"))).fit(module, datamodule=data(tiny_root))
 
 
-def test_both_get_the_whole_support_in_its_views(tiny_root: Path, tmp_path: Path) -> None:
-    module = toy(support_views=3)
-    module.orientations = "square"
+def test_the_method_gets_the_whole_support_in_its_views(tiny_root: Path, tmp_path: Path) -> None:
+    module = toy(support_views=3, orientations="square")
     trainer(tmp_path).fit(module, datamodule=data(tiny_root))
     expected = data(tiny_root).support(views=3)
-    for support in module.supports:
-        assert support.path == expected.path
-        assert torch.equal(support.image, expected.image)
-    assert len(module.supports) == 2
+    (support,) = module.supports
+    assert support.path == expected.path
+    assert torch.equal(support.image, expected.image)
+    with torch.no_grad():
+        stages = module.backbone(expected.image)
+    assert [len(stage) for stage in module.fitted] == [9, 9, 9, 9, 12]
+    assert torch.allclose(module.fitted[-1], stages[0], atol=1e-5)
+    for image, stage in enumerate(module.fitted[:-1]):  # without its three views
+        rest = torch.arange(12) // 3 != image
+        assert torch.allclose(stage, stages[0][rest], atol=1e-5)
+
+
+def test_held_out_images_give_the_units_and_what_a_threshold_needs(tiny_root: Path, tmp_path: Path) -> None:
+    """By hand, for two images: each is scored by what was fitted to the other."""
+    module = toy(memory=False, steps=0, support_views=1)
+    trainer(tmp_path).fit(module, datamodule=data(tiny_root, 2))
+    with torch.no_grad():
+        projected = module.features(data(tiny_root, 2).support().image)[-1]
+    centre = projected.mean(dim=(2, 3))[:, :, None, None]
+    by_the_other = [(projected[i] - centre[1 - i]).norm(dim=0) for i in range(2)]
+    in_units = torch.stack(by_the_other) / torch.stack(by_the_other).mean()
+    torch.testing.assert_close(module.scorer.unit, torch.stack(by_the_other).mean()[None], rtol=1e-4, atol=0)
+    torch.testing.assert_close(module.held_out_scores, peak(in_units) / peak(in_units).mean(), rtol=1e-4, atol=0)
+    expected = to_image(in_units, (32, 32))
+    torch.testing.assert_close(module.held_out_peaks, expected.flatten(1).amax(dim=1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(module.held_out_level, expected.mean(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("shots", "num_scores"), [(1, 7), (2, 2), (4, 4)])
+def test_every_support_image_is_held_out_once(tiny_root: Path, tmp_path: Path, shots: int, num_scores: int) -> None:
+    module = toy()
+    trainer(tmp_path).fit(module, datamodule=data(tiny_root, shots))
+    assert module.held_out_scores.shape == module.held_out_peaks.shape == (num_scores,)
+    assert module.held_out_scores.isfinite().all()
+    torch.testing.assert_close(module.held_out_scores.mean(), torch.tensor(1.0))  # peaks have a unit as well
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_the_memory_is_one_option(tiny_root: Path, tmp_path: Path, memory: bool) -> None:
+    module = toy(memory=memory, steps=1)
+    trainer(tmp_path).fit(module, datamodule=data(tiny_root))
+    assert (module.memory is not None) == memory
+    assert len(module.scorer.peak_unit) == 1 + memory
+    assert any(name.startswith("memory.") for name in module.state_dict()) == memory
+
+
+def test_the_training_says_what_it_did(tiny_root: Path, tmp_path: Path) -> None:
+    module = toy()
+    before = [parameter.detach().clone() for parameter in module.network.parameters()]
+    trainer(tmp_path).fit(module, datamodule=data(tiny_root))
+    record = module.training_record()
+    difference = torch.cat([(a - b).flatten() for a, b in zip(module.network.parameters(), before, strict=True)])
+    expected = difference.norm() / torch.cat([b.flatten() for b in before]).norm()
+    assert (record["steps"], record["kept_step"]) == (3, 3)
+    assert record["weights_moved"] == pytest.approx(expected.item(), rel=1e-5)
+    assert fitted(tiny_root, tmp_path, steps=0).training_record() == {}
 
 
 @pytest.mark.parametrize(("found", "num_views"), [([0, 4], 3), ([0, 1, 2, 9], 4)])
@@ -167,8 +218,9 @@ def test_views_are_in_the_orientations_that_the_support_tells(
     module = fitted(tiny_root, tmp_path, support_views=3)
     assert asked == [(4, NUM_ORIENTATIONS)]
     expected = data(tiny_root).support(num_views, found)
-    for support in module.supports:
-        assert torch.equal(support.image, expected.image)
+    (support,) = module.supports
+    assert torch.equal(support.image, expected.image)
+    assert len(module.fitted[-1]) == len(expected.path)
     loaded = Toy.load_from_checkpoint(saved(module, tmp_path / "toy.ckpt"))
     assert loaded.found_orientations.tolist() == found
     assert loaded.num_views == num_views
@@ -195,16 +247,16 @@ def test_the_smaller_budget_counts(
     trainer(tmp_path, **options).fit(module, datamodule=data(tiny_root))
     assert module.events.count("step") == expected
     assert module.events.count("prepare") == 1
-    assert module.events[-1] == "calibrate"
-    assert module.events.count("calibrate") == 1
-    assert module.is_calibrated
+    assert module.events[-1] == "fit"
+    assert module.is_fitted
 
 
 def test_steps_change_parameters_and_no_steps_change_none(tiny_root: Path, tmp_path: Path) -> None:
     before = dict(toy().named_parameters())
     for cls, steps in ((Toy, 3), (Toy, 0), (TrainingFree, 0)):
         after = fitted(tiny_root, tmp_path, cls=cls, steps=steps).named_parameters()
-        assert any(not torch.equal(value, before[name]) for name, value in after) == (steps > 0)
+        moved = {name for name, value in after if not torch.equal(value, before[name])}
+        assert moved == ({"network.weight", "network.bias"} if steps else set())
 
 
 def test_a_method_without_a_training_step_says_what_to_do(tiny_root: Path, tmp_path: Path) -> None:
@@ -214,12 +266,11 @@ def test_a_method_without_a_training_step_says_what_to_do(tiny_root: Path, tmp_p
 
 def test_the_optimizer_gets_what_is_trainable() -> None:
     module = toy(learning_rate=0.25)
-    frozen = next(module.parameters()).requires_grad_(False)
     (optimizer,) = module.configure_optimizers()
     (group,) = optimizer.param_groups
     assert group["lr"] == 0.25
-    assert len(group["params"]) == len(list(module.parameters())) - 1
-    assert all(parameter is not frozen for parameter in group["params"])
+    assert [id(parameter) for parameter in group["params"]] == [id(p) for p in module.network.parameters()]
+    assert toy(steps=0).configure_optimizers() == []
 
 
 def test_plain_lightning_is_enough(tiny_root: Path, tmp_path: Path) -> None:
@@ -258,12 +309,18 @@ def test_numbers_out_of_range(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_a_checkpoint_holds_plain_values(tiny_root: Path, tmp_path: Path, weights_only: bool) -> None:
-    module = fitted(tiny_root, tmp_path, names=["x"])
+    module = fitted(tiny_root, tmp_path, names=["x"], memory=False)
     module.trainer.save_checkpoint(tmp_path / "adapted.ckpt", weights_only=weights_only)
     checkpoint = torch.load(tmp_path / "adapted.ckpt", weights_only=True)
     assert "hyper_parameters" not in checkpoint
     assert checkpoint["backbone"] == module.backbone_spec
-    assert checkpoint["init_args"] == {"steps": 3, "support_views": 2, "learning_rate": 1e-3, "names": ["x"]}
+    assert checkpoint["init_args"] == {
+        "steps": 3,
+        "support_views": 2,
+        "learning_rate": 1e-3,
+        "names": ["x"],
+        "memory": False,
+    }
 
 
 def test_loading_needs_no_arguments_and_gives_the_same_scores(tiny_root: Path, tmp_path: Path) -> None:
@@ -272,7 +329,7 @@ def test_loading_needs_no_arguments_and_gives_the_same_scores(tiny_root: Path, t
     torch.manual_seed(1)
     loaded = Toy.load_from_checkpoint(str(path))
     assert (loaded.steps, loaded.support_views, loaded.learning_rate, loaded.names) == (2, 1, 0.01, ("q",))
-    assert loaded.is_calibrated
+    assert loaded.is_fitted
     assert same(scores(loaded), scores(module))
 
 
@@ -282,7 +339,7 @@ def test_loading_takes_other_arguments(tiny_root: Path, tmp_path: Path) -> None:
     own = Backbone("test_resnet", weights="none")
     loaded = Toy.load_from_checkpoint(path, learning_rate=0.5, backbone=own)
     assert (loaded.learning_rate, loaded.steps) == (0.5, 3)
-    assert loaded.backbone is own
+    assert loaded.backbone.module is own
     assert same(scores(loaded), scores(module))
 
 
@@ -291,20 +348,7 @@ def test_a_trainer_loads_a_checkpoint_into_another_module(tiny_root: Path, tmp_p
     module = fitted(tiny_root, tmp_path)
     path = saved(module, tmp_path / "adapted.ckpt")
     other = fitted(tiny_root, tmp_path, support_views=1, steps=1) if is_fitted else toy()
-    assert other.memory.stage0.shape != module.memory.stage0.shape
+    sizes = {name: value.shape for name, value in module.state_dict().items()}
+    assert any(sizes[name] != value.shape for name, value in other.state_dict().items())
     trainer(tmp_path).test(other, datamodule=data(tiny_root), ckpt_path=path, weights_only=True)
     assert same(scores(other), scores(module))
-
-
-def test_a_checkpoint_of_a_frozen_backbone_loads(tiny_root: Path, tmp_path: Path) -> None:
-    module = fitted(tiny_root, tmp_path, cls=FrozenToy, steps=0)
-    loaded = FrozenToy.load_from_checkpoint(saved(module, tmp_path / "adapted.ckpt"))
-    assert same(scores(loaded), scores(module))
-
-
-class FrozenToy(TrainingFree):
-    """Wraps its backbone, as patchcore does."""
-
-    def __init__(self, backbone: Backbone, steps: int = 0) -> None:
-        super().__init__(backbone, steps)
-        self.backbone: nn.Module = Frozen(backbone)

@@ -3,7 +3,8 @@
 prepare(support) -> training_step x steps -> fit(features) -> distances(features)
 """
 
-from abc import ABC, abstractmethod
+import inspect
+from abc import ABCMeta, abstractmethod
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,7 +28,24 @@ VIEWS_OF_ONE = 8
 """Views of a single support image, since there is no other image to hold out."""
 
 
-class AnomalyModule(L.LightningModule, ABC):
+class _NotesArguments(ABCMeta):
+    """Notes the constructor's arguments but the backbone, which rebuild the module from a checkpoint.
+
+    Lightning's `save_hyperparameters` looks through the callers, and misses them where a decorator stands between.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        module = super().__call__(*args, **kwargs)
+        signature = inspect.signature(type(module).__init__)
+        bound = signature.bind(module, *args, **kwargs)
+        bound.apply_defaults()
+        others = {"self", "backbone"} | {p.name for p in signature.parameters.values() if p.kind == p.VAR_KEYWORD}
+        given = bound.arguments | kwargs
+        module._init_args = {name: value for name, value in given.items() if name not in others}
+        return module
+
+
+class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
     """Adapts to a few normal images, then scores new ones.
 
     A method says which distances it measures: it overrides `distances`, and those of `prepare`, `training_step`,
@@ -71,6 +89,7 @@ class AnomalyModule(L.LightningModule, ABC):
     held_out_level: Tensor
     kept_step: Tensor
     weights_moved: Tensor
+    _init_args: dict[str, Any]
 
     def __init__(
         self,
@@ -83,7 +102,6 @@ class AnomalyModule(L.LightningModule, ABC):
         orientations: Orientations = "found",
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["backbone"], logger=False)
         if steps < 0 or support_views < 1 or learning_rate <= 0:
             raise ValueError(f"{steps=}, {support_views=}, {learning_rate=}: need steps >= 0, views >= 1, a rate > 0.")
         self.backbone = Frozen(backbone)
@@ -144,8 +162,8 @@ class AnomalyModule(L.LightningModule, ABC):
         """What the training did: steps made, the step that was kept, the relative norm by which weights moved."""
         if not self.steps:
             return {}
-        record = {"steps": self._steps_made, "kept_step": self.kept_step, "weights_moved": self.weights_moved}
-        return {name: float(value) for name, value in record.items()}
+        kept_step, weights_moved = float(self.kept_step), float(self.weights_moved)
+        return {"steps": float(self._steps_made), "kept_step": kept_step, "weights_moved": weights_moved}
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """Scores images in [0, 1]; the score of one never depends on the others."""
@@ -276,7 +294,7 @@ class AnomalyModule(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what rebuilds the module."""
         checkpoint["backbone"] = self.backbone_spec
-        checkpoint["init_args"] = dict(self.hparams)
+        checkpoint["init_args"] = self._init_args
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""

@@ -12,7 +12,7 @@ import lightning.pytorch as L
 from anomaly_zoo.callbacks.evaluation import EvaluationCallback
 from anomaly_zoo.callbacks.visualization import VisualizationCallback
 from anomaly_zoo.data.mvtec import MVTecDataModule
-from anomaly_zoo.methods.patchcore import PatchCore
+from anomaly_zoo.methods.memory import PatchCore
 
 
 def main(root: Path, checkpoint: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from anomaly_zoo.callbacks.evaluation import EvaluationCallback
 from anomaly_zoo.data.mvtec import MVTecDataModule
-from anomaly_zoo.methods.patchcore import PatchCore
+from anomaly_zoo.methods.memory import PatchCore
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.types import Prediction
 from tests.conftest import write_image
