@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder in the MVTec layout")
     parser.add_argument("--category", required=True)
-    parser.add_argument("--methods", nargs="+", default=["patchcore", "patchcore_aug", "coft"])
+    parser.add_argument("--methods", nargs="+", default=["patchcore", "frozen", "coft"])
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=40)

@@ -9,6 +9,7 @@ for the cost, so that none are needed; the criterion is l1.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import platform
 import statistics
@@ -21,7 +22,7 @@ from rich.table import Table
 from anomaly_zoo.freed_memory import keep_freed_memory
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.cost import Cost, cost
-from anomaly_zoo.nn.student import Student
+from anomaly_zoo.nn.pruning import prune_channels
 
 
 def measure(args: argparse.Namespace) -> dict[str, Cost]:
@@ -31,9 +32,9 @@ def measure(args: argparse.Namespace) -> dict[str, Cost]:
     image = torch.rand(args.batch, 3, args.image_size, args.image_size)
     networks: dict[str, torch.nn.Module] = {"teacher": teacher}
     for ratio in args.ratios:
-        student = Student(teacher)
-        student.prune(ratio, image, "l1", args.scope, "channels")
-        networks[f"student, {ratio:.0%} pruned"] = student.eval()
+        student = copy.deepcopy(teacher)
+        prune_channels(student, ratio, "l1", image)
+        networks[f"student, {ratio:.0%} pruned"] = student
     turns = [
         {name: cost(network, image, args.repeats) for name, network in networks.items()} for _ in range(args.turns)
     ]
@@ -48,7 +49,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.6, 0.8])
-    parser.add_argument("--scope", choices=("layer", "global"), default="layer")
     parser.add_argument("--batch", type=int, default=8, help="images")
     parser.add_argument("--image-size", type=int, default=256, help="pixels")
     parser.add_argument("--repeats", type=int, default=10, help="timed passes per turn")

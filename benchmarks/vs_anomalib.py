@@ -202,7 +202,8 @@ def conditions(args: argparse.Namespace) -> list[str]:
     """What a reader needs to judge the figures; holds no path of this machine."""
     ours = {name: version(name) for name in ("anomaly_zoo", "torch", "torchvision", "timm", "lightning")}
     return [
-        f"protocol: {args.dataset}, {args.shots} shots, {BACKBONE}, {args.image_size} px, strides 8 and 16",
+        f"protocol: {args.dataset}, {args.shots} shots, {BACKBONE}, {args.image_size} px",
+        "features: ours at strides 8, 16 and 32, anomalib's at 8 and 16 (blocks.2 and blocks.4)",
         f"machine: {platform.machine()}, {os.cpu_count()} logical cores, "
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}, load before {args.load:.1f}",
         f"ours: python {platform.python_version()}, " + ", ".join(f"{name} {ours[name]}" for name in ours),

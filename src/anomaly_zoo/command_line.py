@@ -51,7 +51,7 @@ class CommandLine(AnomalyCLI):
         self._say(f"Adapted. Test it: the same options with `test --ckpt_path {path}`")
         if self.config.fit.output is not None and self.trainer.is_global_zero:
             output = Path(self.config.fit.output)
-            model = make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate, self._calibrating)
+            model = make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate)
             save(model, output)
             self._say(f"Inspect images: `predict --model {output} FOLDER --output out`")
 
@@ -86,10 +86,6 @@ class CommandLine(AnomalyCLI):
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def _calibrating(self, what: str, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{what}: {done} of {total}" + ("\n" if done == total else ""))
 
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:

@@ -23,8 +23,7 @@ def model_of(tiny_root: Path) -> Callable[..., Model]:
         trainer = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
         config = resolve(method, [*data, *trainer, *options])
         arguments = config["model"]["init_args"]
-        if "steps" in arguments:
-            arguments["steps"] = min(2, arguments["steps"])
+        arguments["steps"] = min(2, arguments["steps"])
         cli = build(config)
         with quiet():
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)

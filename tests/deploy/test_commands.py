@@ -14,6 +14,7 @@ import pytest
 from anomaly_zoo.__main__ import main
 from anomaly_zoo.config import method_files
 from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy.commands import _parser
 from anomaly_zoo.deploy.model_folder import Model, load, save
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from tests.test_command_line import command
@@ -135,6 +136,10 @@ def test_a_mistake_is_one_line_that_names_it(
     assert said.err.startswith("error: ")
     assert named in said.err
     assert said.err.count("\n") == 1
+
+
+def test_new_products_get_a_method_that_there_is() -> None:
+    assert _parser().parse_args(["serve"]).method in method_files()
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ from tests.deploy.conftest import METHODS
 
 pytestmark = pytest.mark.slow
 
-TRAINED = [method for method in METHODS if method not in ("patchcore", "patchcore_aug")]
 ALLOWED = {
     "anomaly_zoo",
     "numpy",
@@ -60,7 +59,7 @@ def agree(found: list[Inspection], expected: list[Inspection], of_map: float = 1
         assert np.abs(one.anomaly_map - other.anomaly_map).max() <= of_map * np.abs(other.anomaly_map).max()
 
 
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_the_same_scores_in_onnxruntime(
     method: str, exported: Callable[..., Path], model_of: Callable[..., Model], test_images: list[Path]
 ) -> None:

@@ -1,7 +1,6 @@
 """From an adapted module, or from a folder of normal images, to a model that decides."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -12,7 +11,6 @@ from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.regions import Regions
 from anomaly_zoo.data.support import support_sha256
 from anomaly_zoo.deploy.calibration import calibrate
-from anomaly_zoo.deploy.held_out import held_out_scores, views_needed
 from anomaly_zoo.deploy.model_folder import Model, copy_of
 from anomaly_zoo.module import AnomalyModule
 
@@ -37,26 +35,25 @@ def make_model(
     module: AnomalyModule,
     data: MVTecDataModule,
     false_alarm_rate: float = 0.05,
-    progress: Progress | None = None,
 ) -> Model:
-    """Adds a threshold to a module, from nothing but the support that it was adapted to.
+    """Adds a threshold to a module, from the scores that its held-out support images had.
 
     Args:
         module: after `fit`.
         data: that it was fitted on.
         false_alarm_rate: the share of normal images that may count as anomalous, in (0, 1).
-        progress: see `Progress`.
 
     Raises:
-        ValueError: see `require_deployable` and `calibrate`.
+        ValueError: the module is not fitted; see also `require_deployable` and `calibrate`.
     """
     require_deployable(data)
-    support = data.support(*views_needed(module, len(data.support_files)))
-    scores = held_out_scores(module, support, data.tiling, progress=progress and partial(progress, "calibrating"))
-    level = sum(scores.map_means) / max(len(scores.map_means), 1)
+    if not module.is_fitted:
+        raise ValueError(f"This {type(module).__name__} is not fitted, so it has no held-out scores: fit it first.")
+    data.setup("fit")
+    scores, peaks = module.held_out_scores.tolist(), module.held_out_peaks.tolist()
     return Model(
         module=copy_of(module),
-        calibration=calibrate(scores.image_scores, scores.map_peaks, level, false_alarm_rate),
+        calibration=calibrate(scores, peaks, float(module.held_out_level), false_alarm_rate),
         image_size=data.image_size,
         tiling=data.tiling,
         category=data.category,
@@ -93,11 +90,11 @@ def adapt(
     if progress is not None:
         cli.trainer.callbacks.append(_Steps(cli.model.steps, progress))  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    return make_model(cli.model, cli.datamodule, false_alarm_rate, progress)
+    return make_model(cli.model, cli.datamodule, false_alarm_rate)
 
 
 class _Steps(L.Callback):
-    """Reports every step of the training."""
+    """Reports every step of the training, and that the support is scored after it."""
 
     def __init__(self, steps: int, progress: Progress) -> None:
         self.steps = steps
@@ -105,3 +102,6 @@ class _Steps(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self.progress("adapting", trainer.global_step, self.steps)
+
+    def on_train_end(self, *_: object) -> None:
+        self.progress("calibrating", 0, 0)

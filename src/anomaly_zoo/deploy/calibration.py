@@ -94,12 +94,6 @@ def tail_quantile(scores: Sequence[float], probability: float) -> float:
     return float(mean + stats.t.isf(probability, len(scores) - 1) * spread)
 
 
-def tail_probability(scores: Sequence[float], score: float) -> float:
-    """The probability that one more score is as high as `score` or higher; the inverse of `tail_quantile`."""
-    mean, spread = _spread(scores)
-    return float(stats.t.sf((score - mean) / spread, len(scores) - 1))
-
-
 def conformal_p_value(score: float, scores: Sequence[float]) -> float:
     """(1 + the number of `scores` that are at least `score`) / (n + 1).
 

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--model", type=Path, help=f"{_MODEL_HELP}; without it, adapt a product on the page")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    serve.add_argument("--method", default="patchcore_aug", help="for new products: a name in configs/methods")
+    serve.add_argument("--method", default="frozen", help="for new products: a name in configs/methods")
     serve.add_argument("--folder", type=Path, default=Path("products"), help="where new products' models are kept")
     serve.add_argument(
         "--option", action="append", default=[], help="of the configuration, such as --backbone.name=..."

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, mean_of_nearest, weighted_by_nearness
-from anomaly_zoo.nn.nearest import CHUNK, NUM_NEIGHBOURS, factors, products, smallest
+from anomaly_zoo.nn.nearest import NUM_NEIGHBOURS, factors, smallest
 from anomaly_zoo.nn.tiling import Tiling
+from anomaly_zoo.types import Distances, Stages
 
 
 class InspectionGraph(nn.Module):
@@ -45,7 +46,7 @@ class InspectionGraph(nn.Module):
         held_out: list[float],
     ) -> None:
         super().__init__()
-        replace_blocks(module, is_exported=True)
+        replace_blocks(module)
         self.module = module
         self.resize = Resize(image_size)
         self.tiling = tiling
@@ -78,33 +79,28 @@ class InspectionGraph(nn.Module):
         return self.p_values[0] + (place * self.p_values.diff()).sum(dim=1)
 
 
-class _PreparedMemory(nn.Module):
-    """`PatchMemory` with the factors of its products computed once."""
+class _MatrixMemory(PatchMemory):
+    """`PatchMemory` with one matrix product per stage instead of a search, for any number of patches."""
 
     def __init__(self, memory: PatchMemory) -> None:
-        super().__init__()
-        self.num_raw = memory.num_raw
-        for stage in range(memory.num_stages):
-            rows = getattr(memory, f"stage{stage}").float()
-            self.register_buffer(f"rows{stage}", rows)
-            self.register_buffer(f"centre{stage}", rows.mean(dim=0))
-            if stage < memory.num_raw:
-                self.register_buffer(f"length{stage}", getattr(memory, f"length{stage}").float())
-            self.prepare(stage, *factors(rows)[1:])
+        super().__init__(memory.num_stages, memory.num_raw)
+        for name, rows in memory.named_buffers():
+            setattr(self, name, rows.float())
+        for stage in range(self.num_stages):
+            centre, factor, squared_norm = factors(getattr(self, f"stage{stage}"))
+            self.register_buffer(f"centre{stage}", centre)
+            finite = squared_norm.where(squared_norm.isfinite(), 0)
+            filling = squared_norm - finite if squared_norm.isinf().any() else None  # apart: no infinity is quantised
+            self.register_buffer(f"joined{stage}", torch.cat([factor, finite[:, None]], dim=1).T.contiguous())
+            self.register_buffer(f"filling{stage}", filling)
 
-    def prepare(self, stage: int, factor: Float[Tensor, "n c"], squared_norm: Float[Tensor, " n"]) -> None:
-        """Keeps what `nearest` needs."""
-        self.register_buffer(f"factor{stage}", factor)
-        self.register_buffer(f"squared_norm{stage}", squared_norm)
-
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, features: Stages) -> Distances:
         """Distances at unit length in every stage, and of patches as they are in the finest ones."""
         unit, raw = [], []
         for stage, feature in enumerate(features):
             direction, patches = (maps.movedim(1, 3).flatten(0, 2) for maps in (F.normalize(feature, dim=1), feature))
-            rows = getattr(self, f"rows{stage}")
-            count = min(NUM_NEIGHBOURS + int(stage < self.num_raw), len(rows))
-            nearest = self.nearest(stage, direction - getattr(self, f"centre{stage}"), count)
+            rows = getattr(self, f"stage{stage}")
+            nearest = self._nearest(stage, direction, min(NUM_NEIGHBOURS + int(stage < self.num_raw), len(rows)))
             near, grid = rows[nearest], (-1, *feature.shape[2:])
             distance = (direction[:, None] - near).norm(dim=2)
             unit.append(torch.unflatten(mean_of_nearest(distance), 0, grid))
@@ -112,29 +108,12 @@ class _PreparedMemory(nn.Module):
                 near = near * getattr(self, f"length{stage}")[nearest][..., None]
                 as_they_are = weighted_by_nearness((patches[:, None] - near).norm(dim=2), distance)
                 raw.append(torch.unflatten(as_they_are, 0, grid))
-        return unit, raw
+        return Distances(patch=unit, detail=raw)
 
-    def nearest(self, stage: int, centred: Float[Tensor, "p c"], count: int) -> Int[Tensor, "p k"]:
-        """Indices of the nearest rows."""
-        factor, squared_norm = getattr(self, f"factor{stage}"), getattr(self, f"squared_norm{stage}")
-        chunks = torch.split(centred, CHUNK)
-        return torch.cat([smallest(products(chunk, factor, squared_norm), count) for chunk in chunks])
-
-
-class _MatrixMemory(_PreparedMemory):
-    """The same by a single matrix product per stage, for any number of patches."""
-
-    def prepare(self, stage: int, factor: Float[Tensor, "n c"], squared_norm: Float[Tensor, " n"]) -> None:
-        """Joins both in one matrix, for patches with a 1 appended."""
-        finite = squared_norm.where(squared_norm.isfinite(), 0)
-        filling = squared_norm - finite if squared_norm.isinf().any() else None  # apart: no infinity to be quantised
-        self.register_buffer(f"joined{stage}", torch.cat([factor, finite[:, None]], dim=1).T.contiguous())
-        self.register_buffer(f"filling{stage}", filling)
-
-    def nearest(self, stage: int, centred: Float[Tensor, "p c"], count: int) -> Int[Tensor, "p k"]:
-        """Indices of the nearest rows."""
+    def _nearest(self, stage: int, direction: Float[Tensor, "p c"], count: int) -> Int[Tensor, "p k"]:
+        """Indices of the nearest rows: the patches, with a 1 appended, times factors and squared norms."""
+        centred, filling = direction - getattr(self, f"centre{stage}"), getattr(self, f"filling{stage}")
         product: Tensor = F.pad(centred, (0, 1), value=1.0) @ getattr(self, f"joined{stage}")
-        filling = getattr(self, f"filling{stage}")
         return smallest(product if filling is None else product + filling, count)
 
 
@@ -160,16 +139,11 @@ class _Whitening(nn.Module):
         return (self.inverse @ difference[..., None]).square().sum(dim=(-2, -1))
 
 
-def replace_blocks(module: nn.Module, is_exported: bool) -> None:
-    """Replaces, in place, memories and Gaussians by matrix products that say the same up to rounding.
-
-    Args:
-        module: the module.
-        is_exported: whether it is to become a graph, or will run in torch.
-    """
+def replace_blocks(module: nn.Module) -> None:
+    """Replaces, in place, memories and Gaussians by matrix products that say the same up to rounding."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, PatchMemory):
-                setattr(parent, name, _MatrixMemory(child) if is_exported else _PreparedMemory(child))
+                setattr(parent, name, _MatrixMemory(child))
             elif isinstance(child, Gaussian):
                 setattr(parent, name, _Whitening(child))

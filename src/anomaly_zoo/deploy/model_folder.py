@@ -32,7 +32,7 @@ from anomaly_zoo.results import unwritable, write_whole
 
 TENSORS = "tensors.safetensors"
 RECORD = "model.json"
-SCHEMA = 1
+SCHEMA = 2
 MAX_RECORD_BYTES = 2**24
 _CLASS = re.compile(r"anomaly_zoo\.methods\.[a-z_][a-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 _AGAIN = "write the folder anew with `fit --output`"
@@ -198,6 +198,8 @@ def _read_record(path: Path) -> _Record:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not whole JSON ({error}): {_AGAIN}.") from None
     schema = values.get("schema") if isinstance(values, dict) else None
+    if isinstance(schema, int) and schema < SCHEMA:
+        raise ValueError(f"{path.parent} was written by an earlier version (schema {schema}): {_AGAIN}.")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade anomaly_zoo.")
     if not isinstance(values, dict) or values.pop("sha256", None) != _digest(values):

@@ -8,7 +8,6 @@ import torch
 
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.transforms import resize
-from anomaly_zoo.deploy.graph import replace_blocks
 from anomaly_zoo.deploy.model_folder import Model, copy_of
 from anomaly_zoo.deploy.outputs import Inspection
 from anomaly_zoo.deploy.pictures import Scale
@@ -16,7 +15,7 @@ from anomaly_zoo.nn.tiling import predict_tiles
 
 
 class TorchInspector:
-    """Inspects images as the adapted module does in a run: the same resize, and the same scores up to rounding.
+    """Inspects images as the adapted module does in a run: the same resize, and the same scores.
 
     Args:
         model: a loaded model folder.
@@ -26,9 +25,7 @@ class TorchInspector:
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self.model = model
         self.device = torch.device(device)
-        self.module = copy_of(model.module)
-        replace_blocks(self.module, is_exported=False)  # faster
-        self.module.to(self.device)
+        self.module = copy_of(model.module).to(self.device)
         self.threshold = model.calibration.threshold
         self.scale = Scale(level=model.calibration.map_level, threshold=model.calibration.map_threshold)
 

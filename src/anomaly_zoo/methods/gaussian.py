@@ -117,7 +117,7 @@ class GaussianAD(AnomalyModule):
         """The Mahalanobis distances (not squared) of the levels, and of the patches of the finest stages."""
         levels, fine = self._own(features)
         maps = [
-            _root(gaussian(rows_of(stage))).view(len(stage), *stage.shape[2:])
+            _root(gaussian(rows_of(stage))).view(-1, *stage.shape[2:])
             for gaussian, stage in zip(self.patches, fine, strict=True)
         ]
         return Distances(detail=maps, image=self._distances_of_levels(levels))

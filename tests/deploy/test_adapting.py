@@ -1,0 +1,64 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomaly_zoo.data.mvtec import MVTecDataModule
+from anomaly_zoo.deploy.adapting import adapt, make_model
+from anomaly_zoo.deploy.calibration import tail_quantile
+from anomaly_zoo.deploy.model_folder import Model
+from anomaly_zoo.methods.memory import PatchCore
+from anomaly_zoo.nn.backbone import Backbone
+from tests.deploy.conftest import METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_threshold_comes_from_the_held_out_support(method: str, model_of: Callable[..., Model]) -> None:
+    model = model_of(method)
+    calibration = model.calibration
+    assert calibration.image_scores == sorted(model.module.held_out_scores.tolist())
+    assert calibration.map_peaks == sorted(model.module.held_out_peaks.tolist())
+    assert calibration.map_level == model.module.held_out_level.item()
+    assert len(calibration.image_scores) == 4
+    assert calibration.threshold == pytest.approx(tail_quantile(calibration.image_scores, 0.05))
+    assert calibration.map_threshold == pytest.approx(tail_quantile(calibration.map_peaks, 0.05))
+
+
+def test_a_single_image_gets_a_threshold_from_its_views(model_of: Callable[..., Model]) -> None:
+    calibration = model_of("patchcore", "--data.shots=1").calibration
+    assert len(calibration.image_scores) == 7
+    assert calibration.threshold > max(calibration.image_scores)
+
+
+def test_a_module_that_is_not_fitted_is_refused(tiny_root: Path) -> None:
+    module, data = PatchCore(Backbone()), MVTecDataModule(tiny_root, "alpha", shots=2, image_size=64)
+    with pytest.raises(ValueError, match="This PatchCore is not fitted, so it has no held-out scores: fit it first"):
+        make_model(module, data)
+
+
+def test_a_single_held_out_score_is_refused(tiny_root: Path) -> None:
+    module, data = PatchCore(Backbone()), MVTecDataModule(tiny_root, "alpha", shots=2, image_size=64)
+    module.is_fitted.fill_(True)
+    module.held_out_scores, module.held_out_peaks = torch.ones(1), torch.ones(1)
+    module.held_out_level = torch.tensor(1.0)
+    with pytest.raises(ValueError, match=r"held-out scores \[1.0\]: a threshold needs 2 or more"):
+        make_model(module, data)
+
+
+def test_a_region_of_interest_is_refused(tiny_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "alpha").symlink_to(tiny_root / "alpha")
+    (tmp_path / "beta").mkdir()
+    (tmp_path / "beta" / "train").symlink_to(tiny_root / "beta" / "train")
+    (tmp_path / "beta" / "region.json").write_text('{"polygons": [[[0, 0], [1, 0], [0.5, 1]]]}')
+    data = MVTecDataModule(tmp_path, "beta", shots=2, image_size=64)
+    with pytest.raises(ValueError, match="has a region of interest, which a model folder cannot hold"):
+        make_model(PatchCore(Backbone()), data)
+
+
+def test_adapting_takes_all_images_and_tells_how_far_it_is(tiny_root: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    options = ["--data.image_size=64", "--trainer.accelerator=cpu", "--model.init_args.steps=2"]
+    model = adapt("pf", tiny_root, "beta", options, progress=lambda *now: told.append(now))
+    assert told == [("adapting", 1, 2), ("adapting", 2, 2), ("calibrating", 0, 0)]
+    assert len(model.support) == len(model.calibration.image_scores) == 6
