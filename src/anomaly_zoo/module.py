@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 import lightning.pytorch as L
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
 from anomaly_zoo.nn.memory import PatchMemory
@@ -87,6 +88,7 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
     held_out_scores: Tensor
     held_out_peaks: Tensor
     held_out_level: Tensor
+    steps_made: Tensor
     kept_step: Tensor
     weights_moved: Tensor
     _init_args: dict[str, Any]
@@ -112,16 +114,15 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         self.max_patches = max_patches
         self.support_views = support_views
         self.orientations = orientations
-        num_raw = self.num_raw_stages
-        self.memory = PatchMemory(self.num_stages, num_raw, max_patches, self.coreset) if memory else None
+        patches = PatchMemory(self.num_stages, self.num_raw_stages, max_patches, self.coreset)
+        self.memory = patches if memory else None
         self.scorer = Scorer(self.pooling)
-        self._steps_made = 0
-        self._before: list[Tensor] = []
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.register_buffer("is_fitted", torch.tensor(False))
         self.register_buffer("found_orientations", torch.arange(min(support_views, NUM_SYMMETRIES)))
         for name in ("held_out_scores", "held_out_peaks", "held_out_level"):
             self.register_buffer(name, torch.empty(0))
+        self.register_buffer("steps_made", torch.tensor(0))
         self.register_buffer("kept_step", torch.tensor(-1))
         self.register_buffer("weights_moved", torch.tensor(0.0))
 
@@ -162,8 +163,8 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         """What the training did: steps made, the step that was kept, the relative norm by which weights moved."""
         if not self.steps:
             return {}
-        kept_step, weights_moved = float(self.kept_step), float(self.weights_moved)
-        return {"steps": float(self._steps_made), "kept_step": kept_step, "weights_moved": weights_moved}
+        steps, kept_step, weights_moved = (float(x) for x in (self.steps_made, self.kept_step, self.weights_moved))
+        return {"steps": steps, "kept_step": kept_step, "weights_moved": weights_moved}
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """Scores images in [0, 1]; the score of one never depends on the others."""
@@ -184,7 +185,8 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
             if self.orientations == "found" and self.support_views > 1:
                 self._find_orientations()
             self.prepare(self._support())
-            self._before = [parameter.detach().clone() for parameter in self._tuned()]
+            if self.steps:
+                self._before = self._tuned()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """Ends the training when the budget is spent."""
@@ -197,14 +199,12 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
     def on_train_end(self) -> None:
         """Notes what the training did, and fits everything to the support."""
         self.eval()
-        self._steps_made = self.global_step
+        self.steps_made.fill_(self.global_step)
         if self.kept_step < 0:
             self.kept_step.fill_(self.global_step)
-        pairs = list(zip(self._tuned(), self._before, strict=True))
-        if pairs:
-            moved = torch.stack([(now - before).square().sum() for now, before in pairs]).sum().sqrt()
-            self.weights_moved = moved / torch.stack([before.square().sum() for _, before in pairs]).sum().sqrt()
-        self._before = []
+        if self.steps:
+            self.weights_moved = (self._tuned() - self._before).norm() / self._before.norm()
+            del self._before
         self._fit_to_support()
         self.is_fitted.fill_(True)
 
@@ -236,18 +236,20 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         fitted = number[:, :, : self.num_views].flatten()
         if self.memory is not None:
             self.memory.fit([stage[fitted] for stage in features[: self.num_stages]])
-        scored, groups = [], []
+        groups, num_scored = [], 0
         for held_out in _held_out(number):
             rest = fitted[~torch.isin(fitted, held_out)]
             self.fit([stage[rest] for stage in features])
             memory = self.memory.without(torch.isin(fitted, held_out)) if self.memory is not None else None
             first = held_out[:, :, 0].flatten()
-            scored.append(held_out.shape[0])
+            num_scored += len(held_out)
             groups.append(self._groups([stage[first] for stage in features], memory))
         joined = [_join([fold[i] for fold in groups]) for i in range(len(groups[0]))]
         self.scorer.fit(joined)
-        self._keep_held_out(self.scorer(joined, tuple(support.image.shape[2:])), sum(scored), datamodule.tiling)
+        self._keep_held_out(self.scorer(joined, tuple(support.image.shape[2:])), num_scored, datamodule.tiling)
         self.fit([stage[fitted] for stage in features])
+        if self.memory is not None:
+            self.memory.forget_images()
 
     def _keep_held_out(self, prediction: Prediction, num_images: int, tiling: Tiling | None) -> None:
         anomaly_map = tiling.stitch(prediction.anomaly_map) if tiling else prediction.anomaly_map
@@ -285,9 +287,9 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
             raise ValueError("Pass the data as `trainer.fit(module, datamodule=...)`: the support comes from there.")
         return datamodule
 
-    def _tuned(self) -> list[Tensor]:
-        network = getattr(self, "network", self)
-        return [parameter for parameter in network.parameters() if parameter.requires_grad]
+    def _tuned(self) -> Float[Tensor, " n"]:
+        network: nn.Module = getattr(self, "network", self)
+        return parameters_to_vector(p for p in network.parameters() if p.requires_grad).detach()
 
     # Checkpoints hold plain numbers and tensors; loading needs no arguments and unpickles no code.
 

@@ -9,6 +9,7 @@ Axis legend, used in every shape annotation:
     k  support images (shots)   v    views of one image
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float
@@ -45,9 +46,9 @@ class Distances(NamedTuple):
         image: enter the image score alone.
     """
 
-    patch: list[Float[Tensor, "b _ _"]] = []
-    detail: list[Float[Tensor, "b _ _"]] = []
-    image: list[Float[Tensor, " b"]] = []
+    patch: Sequence[Float[Tensor, "b _ _"]] = ()
+    detail: Sequence[Float[Tensor, "b _ _"]] = ()
+    image: Sequence[Float[Tensor, " b"]] = ()
 
     def all(self) -> list[Tensor]:
         """Every distance, in one list."""

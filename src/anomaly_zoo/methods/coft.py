@@ -107,7 +107,7 @@ class COFT(AnomalyModule):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The frozen stages if there is a memory, then the tuned ones."""
-        return self.memory_features(image) + self.network(image)
+        return [*self.memory_features(image), *self.network(image)]
 
     def fit(self, features: Stages) -> None:
         """Fits the Gaussian of the embeddings and the memory of the tuned patches."""

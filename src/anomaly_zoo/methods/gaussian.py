@@ -68,9 +68,11 @@ class GaussianAD(AnomalyModule):
         self.network.freeze_before(backbone.stages[0])
         self.fine_stages = backbone.stages[:NUM_FINE_STAGES]
         identity = covariance == "identity"
-        self.levels = nn.ModuleList(Gaussian(identity) for _ in self.network.stages)
-        self.patches = nn.ModuleList(Gaussian(identity) for _ in range(2 * len(self.fine_stages)))
-        self._held_out: HeldOut | None = None
+        levels = nn.ModuleList(Gaussian(identity) for _ in self.network.stages)
+        patches = nn.ModuleList(Gaussian(identity) for _ in range(2 * len(self.fine_stages)))
+        self.levels: Sequence[Gaussian] = levels  # type: ignore[assignment] # so that its elements have a type
+        self.patches: Sequence[Gaussian] = patches  # type: ignore[assignment]
+        self._held_out: HeldOut | None = None  # until the training ends
         self._stop = ForgettingStop()
 
     @torch.no_grad()
@@ -107,7 +109,7 @@ class GaussianAD(AnomalyModule):
 
     def fit(self, features: Stages) -> None:
         """Fits all Gaussians to the tuned features."""
-        self._held_out = None
+        self._held_out, self._stop = None, ForgettingStop()  # gives free what only the training needs
         levels, fine = self._own(features)
         self._fit_levels(levels)
         for gaussian, stage in zip(self.patches, fine, strict=True):
@@ -132,7 +134,7 @@ class GaussianAD(AnomalyModule):
         if checkpoint["levels"] != self.network.stages:
             self.network = Backbone(self.network.name, checkpoint["levels"], weights="none").requires_grad_(True)
             self.network.freeze_before(self.backbone_spec["stages"][0])
-            del self.levels[len(checkpoint["levels"]) :]
+            self.levels = self.levels[: len(checkpoint["levels"])]
         super().on_load_checkpoint(checkpoint)
 
     def _own(self, features: Stages) -> tuple[list[Float[Tensor, "b _"]], Stages]:

@@ -80,8 +80,8 @@ class PF(AnomalyModule):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The teacher's stages, then the student's."""
-        teacher: Stages = self.backbone(image)
-        return teacher + self.network(image)
+        teacher, student = self.backbone(image), self.network(image)
+        return [*teacher, *student]
 
     def fit(self, features: Stages) -> None:
         """Nothing is fitted to what is left of the discrepancy; what the training kept is given free."""

@@ -77,7 +77,9 @@ class PatchMemory(nn.Module):
         for stage, image in enumerate(self._image_of_row):
             kept = ~held_out.to(image.device)[image]
             if not kept.any():
-                raise ValueError(f"max_patches={self.max_patches}: without the held-out images nothing is left. Raise it.")
+                raise ValueError(
+                    f"max_patches={self.max_patches}: without the held-out images nothing is left. Raise it."
+                )
             setattr(rest, f"stage{stage}", getattr(self, f"stage{stage}")[kept])
             if stage < self.num_raw:
                 setattr(rest, f"length{stage}", getattr(self, f"length{stage}")[kept])

@@ -30,9 +30,7 @@ _TRACED_SIZE_PX = 64
 _ABOVE_ALL = 1e6  # importance is relative to its mean, so 1 is usual
 
 
-def prune_channels(
-    backbone: Backbone, ratio: float, criterion: Criterion, image: Float[Tensor, "b 3 h w"]
-) -> History:
+def prune_channels(backbone: Backbone, ratio: float, criterion: Criterion, image: Float[Tensor, "b 3 h w"]) -> History:
     """Removes the least important channels of the hidden layers, in place; its stages keep their widths.
 
     Hidden is every layer whose channels do not reach a stage's output, not even by way of a residual connection. In a

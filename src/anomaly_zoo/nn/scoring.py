@@ -79,7 +79,7 @@ class Scorer(nn.Module):
         scores = []
         for group, peak_unit in zip(in_units, self.peak_unit, strict=True):
             parts = [self.pool(mean_map(group.patch)) / peak_unit] if group.patch else []
-            parts += [torch.stack(group.image).mean(dim=0)] if group.image else []
+            parts += [torch.stack(list(group.image)).mean(dim=0)] if group.image else []
             scores += [torch.stack(parts).mean(dim=0)] if parts else []
         return Prediction(to_image(mean_map(maps), size), torch.stack(scores).mean(dim=0))
 
@@ -88,7 +88,7 @@ class Scorer(nn.Module):
         return [Distances(*([d / next(unit) for d in kind] for kind in group)) for group in groups]
 
 
-def mean_map(distances: list[Float[Tensor, "b _ _"]]) -> Float[Tensor, "b y x"]:
+def mean_map(distances: Sequence[Float[Tensor, "b _ _"]]) -> Float[Tensor, "b y x"]:
     """The mean of maps of distances, on the finest of their grids.
 
     Example:
