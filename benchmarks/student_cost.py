@@ -13,16 +13,56 @@ import copy
 import os
 import platform
 import statistics
+from dataclasses import dataclass
 from importlib.metadata import version
+from time import perf_counter
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_zoo.freed_memory import keep_freed_memory
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.cost import Cost, cost
 from anomaly_zoo.nn.pruning import prune_channels
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        params: number of parameters.
+        macs: multiply-accumulate operations per image, in convolutions, linear layers and attention.
+        latency_ms: median milliseconds per batch, warm.
+    """
+
+    params: int
+    macs: int
+    latency_ms: float
+
+
+@torch.no_grad()
+def cost(network: torch.nn.Module, image: torch.Tensor, repeats: int = 20) -> Cost:
+    """Counts and times a network on this machine.
+
+    Args:
+        network: in evaluation mode, on the images' device.
+        image: one batch in [0, 1].
+        repeats: timed forward passes, after three untimed ones.
+    """
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # the network itself, not its folded copy
+        network(image[:1])
+    params = sum(parameter.numel() for parameter in network.parameters())
+    times = []
+    for repeat in range(repeats + 3):
+        start = perf_counter()
+        network(image)
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
+        if repeat >= 3:
+            times.append(1000 * (perf_counter() - start))
+    return Cost(params, counter.get_total_flops() // 2, statistics.median(times))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Cost]:

@@ -126,17 +126,14 @@ class _Whitening(nn.Module):
     def __init__(self, gaussian: Gaussian) -> None:
         super().__init__()
         factor = gaussian.cholesky.double()
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
+        identity = torch.eye(len(factor)).to(factor)
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
         self.register_buffer("mean", gaussian.mean.clone())
         self.register_buffer("inverse", inverse.to(gaussian.mean.dtype))
 
-    def forward(self, features: Float[Tensor, "n *p d"]) -> Float[Tensor, "n *p"]:
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Squared Mahalanobis distance of every vector."""
-        difference = features.to(self.mean.dtype) - self.mean
-        if self.inverse.dim() == 2:  # one Gaussian for all: one matrix product
-            return (difference @ self.inverse.T).square().sum(dim=-1)
-        return (self.inverse @ difference[..., None]).square().sum(dim=(-2, -1))
+        return ((features.to(self.mean.dtype) - self.mean) @ self.inverse.T).square().sum(dim=1)
 
 
 def replace_blocks(module: nn.Module) -> None:
