@@ -48,12 +48,12 @@ class _Gradients(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After `prepare`, which may prune."""
-        self.before = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        self.before = {name: value.detach().clone().cpu() for name, value in pl_module.state_dict().items()}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         self.losses.append(outputs["loss"])
         for name, parameter in pl_module.named_parameters():
-            if not torch.equal(parameter, self.before[name]):
+            if not torch.equal(parameter.cpu(), self.before[name]):
                 self.moved.add(name)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
