@@ -156,7 +156,7 @@ def test_a_change_of_the_code_forgets_it(tiny_root: Path, monkeypatch: pytest.Mo
     stamp = cells_module._stamp
     monkeypatch.setattr("anomaly_zoo.config.resolve", None)
     monkeypatch.setattr(
-        cells_module, "_stamp", lambda path: (0, time.time_ns()) if path.name == "patchcore.py" else stamp(path)
+        cells_module, "_stamp", lambda path: (0, time.time_ns()) if path.name == "memory.py" else stamp(path)
     )
     with pytest.raises(TypeError):
         make(tiny_root)
