@@ -12,7 +12,6 @@ import lightning.pytorch as L
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
 from anomaly_zoo.nn.memory import PatchMemory
@@ -289,7 +288,7 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
 
     def _tuned(self) -> Float[Tensor, " n"]:
         network: nn.Module = getattr(self, "network", self)
-        return parameters_to_vector(p for p in network.parameters() if p.requires_grad).detach()
+        return torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
 
     # Checkpoints hold plain numbers and tensors; loading needs no arguments and unpickles no code.
 
