@@ -317,7 +317,7 @@ def _class(path: str) -> type[AnomalyModule]:
     return found
 
 
-NO_STATE = {"_parameters", "_buffers", "_modules", "_trainer", "_image_of_row", "_head"}
+NO_STATE = {"_parameters", "_buffers", "_modules", "_trainer"}
 """The last two serve `fit`, and whoever copies a pre-trained network; no score needs them."""
 
 

@@ -22,7 +22,7 @@ def test_own_distances_are_those_of_tuned_embeddings_and_patches(memory: bool, t
     with torch.no_grad():
         patch, detail, image = module.distances(module.features(IMAGE))
         normal, asked = module.network(fitted_views(module).image), module.network(IMAGE)
-    assert patch == []
+    assert not patch
     (distance,) = image
     np.testing.assert_allclose(distance, mahalanobis(embedding(normal), embedding(asked)), rtol=1e-3)
     for found, *stages in zip(detail, normal, asked, strict=True):

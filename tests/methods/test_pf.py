@@ -34,7 +34,7 @@ def test_own_distances_are_what_is_left_between_teacher_and_student(memory: bool
     with torch.no_grad():
         patch, detail, image = module.distances(module.features(IMAGE))
         stages = zip(module.backbone(IMAGE), module.network(IMAGE), strict=True)
-    assert image == []
+    assert not image
     for number, (teacher, student) in enumerate(stages):
         t, s = teacher.double(), student.double()
         assert not torch.equal(t, s)

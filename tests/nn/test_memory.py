@@ -103,7 +103,7 @@ def test_distances_are_those_to_the_nearest_kept_patches(coreset: bool, num_raw:
     memory.fit(support)
     unit, raw, image = memory(queries)
     assert [distance.shape for distance in unit + raw] == [(2, 6, 8), (2, 3, 4), *[(2, 6, 8), (2, 3, 4)][:num_raw]]
-    assert image == []
+    assert not image
     for stage, (rows, _) in enumerate(rows_by_hand(support, 20, coreset)):
         for i, y, x in np.ndindex(*unit[stage].shape):
             patch = queries[stage][i, :, y, x]
