@@ -234,12 +234,12 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         features = stages_of(self.features, support.image)
         fitted = number[:, :, : self.num_views].flatten()
         if self.memory is not None:
-            self.memory.fit([stage[fitted] for stage in features[: self.num_stages]])
+            images = self.memory.fit([stage[fitted] for stage in features[: self.num_stages]])
         groups, num_scored = [], 0
         for held_out in _held_out(number):
             rest = fitted[~torch.isin(fitted, held_out)]
             self.fit([stage[rest] for stage in features])
-            memory = self.memory.without(torch.isin(fitted, held_out)) if self.memory is not None else None
+            memory = self.memory.without(torch.isin(fitted, held_out), images) if self.memory is not None else None
             first = held_out[:, :, 0].flatten()
             num_scored += len(held_out)
             groups.append(self._groups([stage[first] for stage in features], memory))
@@ -247,8 +247,6 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         self.scorer.fit(joined)
         self._keep_held_out(self.scorer(joined, tuple(support.image.shape[2:])), num_scored, datamodule.tiling)
         self.fit([stage[fitted] for stage in features])
-        if self.memory is not None:
-            self.memory.forget_images()
 
     def _keep_held_out(self, prediction: Prediction, num_images: int, tiling: Tiling | None) -> None:
         anomaly_map = tiling.stitch(prediction.anomaly_map) if tiling else prediction.anomaly_map

@@ -48,8 +48,7 @@ def test_the_model_itself_stays_as_it_is(model: Model) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("shape", [(12, 5), (12, 4, 5), (12, 2, 3, 5)])
-def test_gaussians_keep_their_distances(shape: tuple[int, ...]) -> None:
+def test_gaussians_keep_their_distances() -> None:
     class Method(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -59,9 +58,9 @@ def test_gaussians_keep_their_distances(shape: tuple[int, ...]) -> None:
             return image[:, 0], self.inner[0](features)
 
     torch.manual_seed(0)
-    features = torch.randn(shape)
+    features = torch.randn(12, 5)
     method = Method()
-    method.inner[0].fit(torch.randn(20, *shape[1:]))  # type: ignore[operator]
+    method.inner[0].fit(torch.randn(20, 5))  # type: ignore[operator]
     expected = method.inner[0](features)
     InspectionGraph(method, 8, None, 0.0, [0.0, 1.0], [1.0, 0.5], [0.0, 1.0])
     assert not isinstance(method.inner[0], Gaussian)

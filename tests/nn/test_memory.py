@@ -122,9 +122,9 @@ def test_distances_are_those_to_the_nearest_kept_patches(coreset: bool, num_raw:
 def test_without_held_out_images_the_other_rows_are_left(coreset: bool, held_out: list[int]) -> None:
     support = feature_maps((5, 6, 8), (7, 3, 4))
     memory = PatchMemory(2, num_raw=1, max_patches=30, coreset=coreset)
-    memory.fit(support)
+    images = memory.fit(support)
     before = {name: value.clone() for name, value in memory.named_buffers()}
-    rest = dict(memory.without(torch.isin(torch.arange(4), torch.tensor(held_out))).named_buffers())
+    rest = dict(memory.without(torch.isin(torch.arange(4), torch.tensor(held_out)), images).named_buffers())
     for stage, (rows, owner) in enumerate(rows_by_hand(support, 30, coreset)):
         kept = rows[[number not in held_out for number in owner.tolist()]]
         assert (len(kept) < 30) == bool(held_out)
@@ -140,9 +140,9 @@ def test_without_images_a_memory_measures_as_one_of_the_others() -> None:
     support, queries = feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
     held_out = torch.tensor([False, True, False, True])
     memory, others = PatchMemory(2, num_raw=2), PatchMemory(2, num_raw=2)
-    memory.fit(support)
+    images = memory.fit(support)
     others.fit([stage[~held_out] for stage in support])
-    for found, expected in zip(memory.without(held_out)(queries).all(), others(queries).all(), strict=True):
+    for found, expected in zip(memory.without(held_out, images)(queries).all(), others(queries).all(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 

@@ -47,11 +47,14 @@ class PatchMemory(nn.Module):
             self.register_buffer(f"stage{stage}", torch.empty(0, 0))
         for stage in range(self.num_raw):
             self.register_buffer(f"length{stage}", torch.empty(0))
-        self._image_of_row: list[Tensor] = []  # while images are held out
 
-    def fit(self, features: Stages) -> None:
-        """Remembers patches of normal images; the same ones each time."""
-        self._image_of_row = []
+    def fit(self, features: Stages) -> list[Int[Tensor, " m"]]:
+        """Remembers patches of normal images; the same ones each time.
+
+        Returns:
+            The number of the image that each patch stems from, stage by stage.
+        """
+        images = []
         for stage, feature in enumerate(features):
             patches = rows_of(feature)
             limit = MAX_CANDIDATES if self.coreset else self.max_patches
@@ -62,19 +65,21 @@ class PatchMemory(nn.Module):
             setattr(self, f"stage{stage}", F.normalize(patches, dim=1))
             if stage < self.num_raw:
                 setattr(self, f"length{stage}", patches.norm(dim=1))
-            self._image_of_row.append(chosen // feature[0, 0].numel())
+            images.append(chosen // feature[0, 0].numel())
+        return images
 
-    def without(self, held_out: Bool[Tensor, " n"]) -> "PatchMemory":
+    def without(self, held_out: Bool[Tensor, " n"], images: list[Int[Tensor, " m"]]) -> "PatchMemory":
         """The same memory without the patches of some of the images that it was just fitted to.
 
         Args:
             held_out: True for the images that are left out.
+            images: what `fit` returned.
 
         Raises:
             ValueError: nothing is left, since the memory has too few patches.
         """
         rest = copy.deepcopy(self)
-        for stage, image in enumerate(self._image_of_row):
+        for stage, image in enumerate(images):
             kept = ~held_out.to(image.device)[image]
             if not kept.any():
                 raise ValueError(
@@ -84,10 +89,6 @@ class PatchMemory(nn.Module):
             if stage < self.num_raw:
                 setattr(rest, f"length{stage}", getattr(self, f"length{stage}")[kept])
         return rest
-
-    def forget_images(self) -> None:
-        """Forgets which image a patch stems from: no more images will be left out."""
-        self._image_of_row = []
 
     def forward(self, features: Stages) -> Distances:
         """Distances of every patch at unit length in every stage (`patch`), and as it is in the finest ones (`detail`).
