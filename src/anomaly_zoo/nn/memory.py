@@ -48,7 +48,7 @@ class PatchMemory(nn.Module):
         for stage in range(self.num_raw):
             self.register_buffer(f"length{stage}", torch.empty(0))
 
-    def fit(self, features: Stages) -> list[Int[Tensor, " m"]]:
+    def fit(self, features: Stages) -> list[Int[Tensor, " _"]]:
         """Remembers patches of normal images; the same ones each time.
 
         Returns:
@@ -68,7 +68,7 @@ class PatchMemory(nn.Module):
             images.append(chosen // feature[0, 0].numel())
         return images
 
-    def without(self, held_out: Bool[Tensor, " n"], images: list[Int[Tensor, " m"]]) -> "PatchMemory":
+    def without(self, held_out: Bool[Tensor, " n"], images: list[Int[Tensor, " _"]]) -> "PatchMemory":
         """The same memory without the patches of some of the images that it was just fitted to.
 
         Args:
