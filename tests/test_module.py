@@ -201,6 +201,9 @@ def test_the_training_says_what_it_did(tiny_root: Path, tmp_path: Path) -> None:
     assert (record["steps"], record["kept_step"]) == (3, 3)
     assert record["weights_moved"] == pytest.approx(expected.item(), rel=1e-5)
     assert fitted(tiny_root, tmp_path, steps=0).training_record() == {}
+    module.steps = 1
+    trainer(tmp_path).fit(module, datamodule=data(tiny_root))
+    assert module.training_record()["kept_step"] == 1, "a second fit starts afresh"
 
 
 @pytest.mark.parametrize(("found", "num_views"), [([0, 4], 3), ([0, 1, 2, 9], 4)])

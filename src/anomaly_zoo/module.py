@@ -180,6 +180,7 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
     def setup(self, stage: str) -> None:
         """Finds the orientations and calls `prepare` before fitting."""
         if stage == "fit":
+            self.kept_step.fill_(-1)
             self.to(self.device)  # Lightning moves the network after this hook, and `prepare` needs it before
             if self.orientations == "found" and self.support_views > 1:
                 self._find_orientations()

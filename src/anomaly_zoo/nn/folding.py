@@ -64,10 +64,7 @@ class Folded:
 
 
 def _pairs(network: nn.Module) -> list[tuple[str, str]]:
-    """Names of convolutions, each with that of the batch norm of as many channels that is the next layer.
-
-    Layers with masked weights have the mask in between: torch cannot fold them in a copy alone.
-    """
+    """Names of convolutions, each with that of the batch norm of as many channels that is the next layer."""
     layers = [
         (name, module)
         for name, module in network.named_modules()
