@@ -342,7 +342,7 @@ def test_loading_takes_other_arguments(tiny_root: Path, tmp_path: Path) -> None:
     own = Backbone("test_resnet", weights="none")
     loaded = Toy.load_from_checkpoint(path, learning_rate=0.5, backbone=own)
     assert (loaded.learning_rate, loaded.steps) == (0.5, 3)
-    assert loaded.backbone.module is own
+    assert loaded.backbone is own
     assert same(scores(loaded), scores(module))
 
 

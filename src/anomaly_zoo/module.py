@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import Backbone, Frozen, stages_of
+from anomaly_zoo.nn.backbone import Backbone, stages_of
 from anomaly_zoo.nn.memory import PatchMemory
 from anomaly_zoo.nn.orientation import NUM_ASKED, NUM_ORIENTATIONS, NUM_SYMMETRIES, find_orientations
 from anomaly_zoo.nn.scoring import Pooling, Scorer
@@ -105,7 +105,7 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         super().__init__()
         if steps < 0 or support_views < 1 or learning_rate <= 0:
             raise ValueError(f"{steps=}, {support_views=}, {learning_rate=}: need steps >= 0, views >= 1, a rate > 0.")
-        self.backbone = Frozen(backbone)
+        self.backbone = backbone.requires_grad_(False)
         self.backbone_spec = backbone.spec
         self.num_stages = len(backbone.stages)
         self.steps = steps
@@ -154,9 +154,13 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
 
     # What a method may use
 
-    def memory_features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
-        """The frozen backbone's feature maps if there is a memory, which compares the first ones; else nothing."""
-        return self.backbone(image) if self.memory is not None else []
+    def memory_features(self, trunk: Stages) -> Stages:
+        """The frozen backbone's feature maps if there is a memory, which compares the first ones; else nothing.
+
+        Args:
+            trunk: what `backbone.trunk` sees in the images.
+        """
+        return self.backbone.tail(trunk[-1]) if self.memory is not None else []
 
     def training_record(self) -> dict[str, float]:
         """What the training did: steps made, the step that was kept, the relative norm by which weights moved."""

@@ -52,6 +52,13 @@ def scores(module: AnomalyModule, image: Tensor = IMAGE) -> Prediction:
     return prediction
 
 
+@torch.no_grad()
+def tuned(module: Any, image: Tensor) -> list[Tensor]:
+    """What the tuned network sees in images, which it takes from the frozen trunk."""
+    stages: list[Tensor] = module.network(module.backbone.trunk(image)[-1])
+    return stages
+
+
 def same(first: Prediction, second: Prediction) -> bool:
     """Whether they are so to the last bit."""
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -4,6 +4,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,10 +22,16 @@ from tests.methods.fitting import (
     same,
     scores,
     state,
+    tuned,
     views,
 )
 
 WITH_HEAD = "tf_efficientnet_lite0"
+
+
+def levels(module: GaussianAD, image: Tensor) -> list[Tensor]:
+    early = module.backbone.trunk(image) if module.backbone.early else []
+    return [*early, *tuned(module, image)]
 
 
 def pooled(stages: list[Tensor]) -> list[Tensor]:
@@ -39,7 +46,7 @@ def test_own_distances_are_those_of_levels_and_of_fine_patches(
     module = fit(create(GaussianAD, name, steps=1, memory=memory), tiny_root)
     with torch.no_grad():
         patch, detail, image = module.distances(module.features(IMAGE))
-        normal, asked = module.network(fitted_views(module).image), module.network(IMAGE)
+        normal, asked = levels(module, fitted_views(module).image), levels(module, IMAGE)
     assert not patch
     assert len(image) == num_levels
     for distance, *level in zip(image, pooled(normal), pooled(asked), strict=True):
@@ -55,10 +62,8 @@ def test_own_distances_are_those_of_levels_and_of_fine_patches(
 @pytest.mark.parametrize("name", ["test_resnet", WITH_HEAD])
 def test_without_steps_the_network_is_the_backbone(name: str, tiny_root: Path) -> None:
     module = fit(create(GaussianAD, name, steps=0), tiny_root)
-    backbone = module.backbone.module
-    assert isinstance(backbone, Backbone)
-    levels = state(module.network)  # which may have a head as well
-    assert all(torch.equal(levels[key], value) for key, value in state(backbone).items())
+    network = state(module.network)  # which may have a head as well
+    assert all(torch.equal(network[key], value) for key, value in state(module.backbone.tail).items())
 
 
 def quiet(module: GaussianAD, monkeypatch: pytest.MonkeyPatch) -> GaussianAD:
@@ -74,10 +79,10 @@ def test_the_loss_is_the_mean_distance_to_the_pre_trained_gaussians(
     support, batch = views(3, 4), views(2, 1)._replace(image=IMAGE)
     module.prepare(support)
     with torch.no_grad():
-        levels = list(zip(pooled(module.network(support.image)), pooled(module.network(IMAGE)), strict=True))
+        pairs = list(zip(pooled(levels(module, support.image)), pooled(levels(module, IMAGE)), strict=True))
     distances = [
         mahalanobis(*level) if covariance == "ledoit_wolf" else (level[1] - level[0].mean(dim=0)).norm(dim=1).numpy()
-        for level in levels
+        for level in pairs
     ]
     assert module.training_step(batch, 0).item() == pytest.approx(np.mean(distances), rel=1e-3)
 
@@ -88,10 +93,9 @@ def test_held_out_images_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet(module, monkeypatch)
     support = views(num_images=4, num_views=2)
     module.prepare(support)
-    assert module._held_out is not None
-    assert len(module._held_out.paths) == 1
-    out = torch.tensor([path in module._held_out.paths for path in support.path])
-    alone = support._replace(image=support.image[out], path=[*module._held_out.paths] * 2)
+    assert len(module._held_out) == 1
+    out = torch.tensor([path in module._held_out for path in support.path])
+    alone = support._replace(image=support.image[out], path=[*module._held_out] * 2)
     assert module.training_step(alone, 0) == 0
     whole = module.training_step(support, 0)
     changed = support._replace(image=torch.where(out[:, None, None, None], 1 - support.image, support.image))
@@ -153,9 +157,11 @@ def test_without_checks_the_last_state_stays(tiny_root: Path) -> None:
 
 
 def test_a_backbone_without_a_head_comes_back_from_a_checkpoint(tiny_root: Path, tmp_path: Path) -> None:
-    trunk = Backbone(WITH_HEAD, weights="none").model.state_dict()
-    torch.save(trunk, tmp_path / "trunk.pth")
-    backbone = Backbone(WITH_HEAD, weights=str(tmp_path / "trunk.pth"))
+    headless = timm.create_model(WITH_HEAD, pretrained=False).state_dict()
+    for key in [key for key in headless if key.startswith(("conv_head", "bn2", "classifier"))]:
+        del headless[key]
+    torch.save(headless, tmp_path / "headless.pth")
+    backbone = Backbone(WITH_HEAD, weights=str(tmp_path / "headless.pth"))
     module = fit(GaussianAD(backbone, steps=0, support_views=2, orientations="square"), tiny_root)
     module.trainer.save_checkpoint(tmp_path / "adapted.ckpt", weights_only=True)
     assert same(scores(module), scores(GaussianAD.load_from_checkpoint(tmp_path / "adapted.ckpt").eval()))

@@ -53,7 +53,7 @@ def test_a_memory_measures_and_trains_nothing_of_its_own(kind: type[AnomalyModul
 
 def test_patchcore_keeps_a_coreset_of_the_images_as_they_are(tiny_root: Path) -> None:
     torch.manual_seed(0)
-    module = fit(PatchCore(create(FrozenMemory).backbone.module, max_patches=40), tiny_root)  # type: ignore[arg-type]
+    module = fit(PatchCore(create(FrozenMemory).backbone, max_patches=40), tiny_root)
     assert module.num_views == 1
     assert module.memory is not None
     rows, coarse = module.memory.get_buffer("stage0"), module.memory.get_buffer("stage2")

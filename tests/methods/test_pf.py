@@ -50,10 +50,10 @@ def test_own_distances_are_what_is_left_between_teacher_and_student(memory: bool
 @pytest.mark.parametrize("ratio", [0.3, 0.9])
 def test_without_steps_the_student_is_the_pruned_copy(criterion: Any, ratio: float, tiny_root: Path) -> None:
     module = fit(create(PF, steps=0, criterion=criterion, pruning_ratio=ratio), tiny_root)
-    pruned = copy.deepcopy(module.backbone.module).requires_grad_(True)
-    prune_channels(pruned, ratio, criterion, fitted_views(module).image)  # type: ignore[arg-type] # a backbone
+    pruned = copy.deepcopy(module.backbone).requires_grad_(True)
+    prune_channels(pruned, ratio, criterion, fitted_views(module).image)
     assert is_state(module.network, state(pruned))
-    assert not is_state(module.network, state(module.backbone.module))
+    assert not is_state(module.network, state(module.backbone))
 
 
 def test_fine_tuning_restores_the_features(tiny_root: Path) -> None:

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import IMAGES_AT_ONCE, Backbone, Frozen, stages_of
+from anomaly_zoo.nn.backbone import IMAGES_AT_ONCE, Backbone, stages_of
 from anomaly_zoo.nn.weights import load_weights
 
 SMALL = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")  # timm's, for tests: below 0.4 M parameters
@@ -50,7 +50,9 @@ def test_parameters_after_the_last_stage_are_left_out(name: str) -> None:
     whole = timm.create_model(name, pretrained=False).state_dict().keys()
     kept = {key for key in whole if not key.startswith(needless)}
     assert len(kept) < len(whole)
-    assert backbone.model.state_dict().keys() == kept
+    parts = [part for part in (backbone.early, backbone.tail) if part]
+    assert {key for part in parts for key in part.model.state_dict()} == kept
+    assert sum(len(part.model.state_dict()) for part in parts) == len(kept)
     with torch.inference_mode():
         assert [feature.shape[1] for feature in backbone(images(count=1))] == [num_channels]
 
@@ -119,35 +121,9 @@ def test_training_leaves_mode_and_statistics_alone_and_reaches_the_stem(name: st
     before = {key: value.clone() for key, value in backbone.named_buffers()}
     sum(feature.square().mean() for feature in backbone(images())).backward()
     assert parent.training
-    assert not any(module.training for module in backbone.modules())
+    assert not any(module.training for module in backbone.modules() if module is not backbone)
     assert all(torch.equal(value, before[key]) for key, value in backbone.named_buffers())
     assert [key for key, p in backbone.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_frozen_gives_the_same_bits_whatever_its_parent_does(name: str) -> None:
-    frozen = Frozen(Backbone(name, weights="none"))
-    parent = nn.Sequential(frozen, nn.BatchNorm2d(1))
-    before, state = frozen(images()), {key: value.clone() for key, value in frozen.state_dict().items()}
-    parent.train()
-    after = frozen(images().requires_grad_())
-    assert parent.training
-    assert not any(module.training for module in frozen.modules())
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-    assert not any(feature.requires_grad for feature in after)
-    assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
-    assert all(torch.equal(value, state[key]) for key, value in frozen.state_dict().items())
-
-
-def test_frozen_holds_a_network_that_would_drift() -> None:
-    def mean_of(wrapped: nn.Module, norm: nn.BatchNorm2d) -> Tensor:
-        nn.Sequential(wrapped).train()(images() + 5)
-        assert norm.running_mean is not None
-        return norm.running_mean
-
-    free, held = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-    assert mean_of(free, free).any()
-    assert not mean_of(Frozen(held), held).any()
 
 
 def test_many_images_give_the_features_of_each() -> None:
@@ -213,26 +189,53 @@ def test_random_weights_must_be_asked_for_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stage", "frozen", "trained"),
+    ("name", "first", "early", "trained"),
     [
         ("tf_efficientnet_lite0", 2, ["conv_stem", "bn1", "blocks.0", "blocks.1"], ["blocks.2", "blocks.6"]),
         ("tf_efficientnet_lite0", 1, ["conv_stem", "bn1", "blocks.0"], ["blocks.1", "blocks.6"]),
         ("resnet18", 2, ["conv1", "bn1", "layer1"], ["layer2", "layer4"]),
         ("convnext_atto", 1, ["stem", "stages.0"], ["stages.1", "stages.3"]),
-        ("test_vit", 3, ["cls_token", "pos_embed", "patch_embed", "blocks.0", "blocks.2"], ["blocks.3", "blocks.5"]),
-        ("resnet18", 0, [], ["conv1", "bn1", "layer1", "layer4"]),
     ],
 )
-def test_what_comes_before_a_stage_can_be_frozen(name: str, stage: int, frozen: list[str], trained: list[str]) -> None:
-    backbone = Backbone(name, [5 if "vit" in name else 3 if "convnext" in name else 4], weights="none")
-    backbone.freeze_before(stage)
-    for part, expected in (*((part, False) for part in frozen), *((part, True) for part in trained)):
-        found = {
-            parameter.requires_grad
-            for key, parameter in backbone.model.named_parameters()
-            if key == part or key.startswith(f"{part}.")
-        }
-        assert found == {expected}, part
+def test_the_trunk_are_the_layers_before_the_first_stage(
+    name: str, first: int, early: list[str], trained: list[str]
+) -> None:
+    backbone = Backbone(name, [first, 3 if "convnext" in name else 4], weights="none")
+    assert backbone.early is not None
+    assert backbone.early.stages == list(range(first))
+    for part, names in ((backbone.early, early), (backbone.tail, trained)):
+        found = {name for name in early + trained for key in part.model.state_dict() if key.startswith(f"{name}.")}
+        assert found == set(names)
+    tail = backbone.trainable_tail()
+    assert all(parameter.requires_grad for parameter in tail.parameters())
+    with torch.no_grad():
+        for stage, expected in zip(tail(backbone.trunk(images())[-1]), backbone(images()), strict=True):
+            torch.testing.assert_close(stage, expected)
+    assert not any(p.is_set_to(other) for p in tail.parameters() for other in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "test_convnext"])
+def test_frozen_layers_are_folded_while_others_train(name: str) -> None:
+    backbone = Backbone(name, weights="none").requires_grad_(False)
+    assert not any(stage.requires_grad for stage in backbone(images()))
+    assert all(stage.requires_grad for stage in backbone.trainable_tail()(backbone.trunk(images())[-1]))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "swin_tiny_patch4_window7_224"])
+def test_layers_that_do_not_come_one_after_the_other_are_not_parted(name: str) -> None:
+    backbone = Backbone(name, [2], weights="none")
+    assert backbone.early is None
+    with torch.no_grad():
+        (x,) = backbone.trunk(images(224, 224, count=1))
+    torch.testing.assert_close(x, (images(224, 224, count=1) - backbone.mean) / backbone.std)
+
+
+def test_without_a_trunk_what_comes_before_the_first_stage_is_frozen() -> None:
+    for all_levels in (False, True):
+        tail = Backbone("test_vit", [3, 5], weights="none").trainable_tail(all_levels)
+        frozen = {key for key, parameter in tail.model.named_parameters() if not parameter.requires_grad}
+        before = ("cls_token", "pos_embed", "patch_embed", "blocks.0", "blocks.1", "blocks.2")
+        assert frozen == {key for key, _ in tail.model.named_parameters() if key.startswith(before)}
 
 
 @pytest.mark.parametrize(
@@ -250,16 +253,18 @@ def test_all_levels_go_from_the_stem_to_the_head(
     name: str, stages: list[int] | None, weights: str, num_channels: list[int]
 ) -> None:
     backbone = Backbone(name, stages, weights)
-    levels = backbone.all_levels()
-    assert levels.num_channels == num_channels
-    assert levels.stages == list(range(len(num_channels)))
+    tail = backbone.trainable_tail(all_levels=True)
+    num_early = len(backbone.early.stages) if backbone.early else 0
+    assert (backbone.early.num_channels if backbone.early else []) + tail.num_channels == num_channels
+    assert tail.stages == list(range(num_early, len(num_channels)))
     for grad in (False, True):  # folded, and as they are trained
         with torch.set_grad_enabled(grad):
-            found, shared = levels(images()), backbone(images())
+            trunk = backbone.trunk(images())
+            found, shared = trunk[:num_early] + tail(trunk[-1]), backbone(images())
         assert [feature.shape[1] for feature in found] == num_channels
         for stage, feature in zip(backbone.stages, shared, strict=True):
             torch.testing.assert_close(found[stage], feature, rtol=1e-4, atol=1e-4 * feature.abs().max().item())
-    assert all(not parameter.is_set_to(other) for parameter in levels.parameters() for other in backbone.parameters())
+    assert all(not parameter.is_set_to(other) for parameter in tail.parameters() for other in backbone.parameters())
 
 
 def test_the_head_is_that_of_timm() -> None:
@@ -267,7 +272,7 @@ def test_the_head_is_that_of_timm() -> None:
     reference: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     load_weights(reference, "tf_efficientnet_lite0", "auto")
     with torch.no_grad():
-        head = backbone.all_levels()(images())[-1]
+        head = backbone.trainable_tail(all_levels=True)(backbone.trunk(images())[-1])[-1]
         expected = reference.forward_features((images() - backbone.mean) / backbone.std)
     torch.testing.assert_close(head, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
@@ -276,5 +281,5 @@ def test_a_head_that_the_weights_lack_is_no_level(tmp_path: Path) -> None:
     state = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     trunk = {key: value for key, value in state.items() if not key.startswith(("conv_head", "bn2", "classifier"))}
     safetensors.torch.save_file(trunk, tmp_path / "trunk.safetensors")
-    levels = Backbone("tf_efficientnet_lite0", weights=str(tmp_path / "trunk.safetensors")).all_levels()
-    assert levels.stages == [0, 1, 2, 3, 4]
+    levels = Backbone("tf_efficientnet_lite0", weights=str(tmp_path / "trunk.safetensors"))
+    assert levels.trainable_tail(all_levels=True).stages == [2, 3, 4]

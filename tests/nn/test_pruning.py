@@ -10,16 +10,16 @@ from anomaly_zoo.nn.pruning import Criterion, History, prune_channels, replay
 
 # by name: the module of a hidden layer and its channels before pruning
 HIDDEN = {
-    "tf_efficientnet_lite0": ("model.blocks.3.1.conv_pw", 480),
-    "test_resnet": ("model.layer3.0.conv1", 48),
-    "test_convnext": ("model.stages.2.blocks.0.mlp.fc1", 192),
-    "test_vit": ("model.blocks.2.mlp.fc1", 192),
+    "tf_efficientnet_lite0": ("tail.model.blocks.3.1.conv_pw", 480),
+    "test_resnet": ("tail.model.layer3.0.conv1", 48),
+    "test_convnext": ("tail.model.stages.2.blocks.0.mlp.fc1", 192),
+    "test_vit": ("tail.model.blocks.2.mlp.fc1", 192),
 }
 LARGE = {
-    "resnet18": ("model.layer2.0.conv1", 128),
-    "wide_resnet50_2": ("model.layer2.0.conv1", 256),
-    "convnext_atto": ("model.stages.1.blocks.0.mlp.fc1", 320),
-    "vit_small_patch14_dinov2": ("model.blocks.2.mlp.fc1", 1536),
+    "resnet18": ("tail.model.layer2.0.conv1", 128),
+    "wide_resnet50_2": ("tail.model.layer2.0.conv1", 256),
+    "convnext_atto": ("tail.model.stages.1.blocks.0.mlp.fc1", 320),
+    "vit_small_patch14_dinov2": ("tail.model.blocks.2.mlp.fc1", 1536),
 }
 ARCHITECTURES = [*HIDDEN, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 
@@ -89,7 +89,9 @@ def test_a_history_is_of_plain_values() -> None:
 
 def silence(network: Backbone, num_silent: int) -> list[int]:
     """Lets some hidden channels carry nothing, spread over the layer, with weights near 0 around them."""
-    layer, norm, following = (network.get_submodule(f"model.layer3.0.{name}") for name in ("conv1", "bn1", "conv2"))
+    layer, norm, following = (
+        network.get_submodule(f"tail.model.layer3.0.{name}") for name in ("conv1", "bn1", "conv2")
+    )
     silent = list(range(0, 2 * num_silent, 2))
     with torch.no_grad():
         norm.weight.uniform_(0.5, 1.5)  # type: ignore[operator]
@@ -105,16 +107,16 @@ def test_what_goes_is_what_carries_nothing(criterion: Criterion) -> None:
     silent = silence(before, 24)
     _, history = pruned(before, 0.5, criterion)
     removed = {name: set(channels) for name, _, channels in history}
-    assert removed["backbone.model.layer3.0.conv1"] == set(silent)
+    assert removed["backbone.tail.model.layer3.0.conv1"] == set(silent)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "taylor"])
 def test_pruning_what_carries_nothing_leaves_the_features(criterion: Criterion) -> None:
     before = backbone("test_vit")
     with torch.no_grad():
-        for block in range(len(before.get_submodule("model.blocks"))):  # type: ignore[arg-type]
-            hidden = before.get_submodule(f"model.blocks.{block}.mlp.fc1")
-            following = before.get_submodule(f"model.blocks.{block}.mlp.fc2")
+        for block in range(len(before.get_submodule("tail.model.blocks"))):  # type: ignore[arg-type]
+            hidden = before.get_submodule(f"tail.model.blocks.{block}.mlp.fc1")
+            following = before.get_submodule(f"tail.model.blocks.{block}.mlp.fc2")
             hidden.weight[::2], hidden.bias[::2], following.weight[:, ::2] = 0, 0, 0  # type: ignore[operator]
     after, _ = pruned(before, 0.5, criterion)
     for a, b in zip(features(before), features(after), strict=True):
@@ -124,7 +126,7 @@ def test_pruning_what_carries_nothing_leaves_the_features(criterion: Criterion) 
 @pytest.mark.parametrize("criterion", get_args(Criterion))
 def test_every_criterion_reaches_a_layer_s_least(criterion: Criterion) -> None:
     after, _ = pruned(backbone(), 0.95, criterion)
-    left: Any = after.get_submodule("model.layer3.0.conv1").weight
+    left: Any = after.get_submodule("tail.model.layer3.0.conv1").weight
     assert 1 <= len(left) <= 3
     assert all(stage.isfinite().all() for stage in features(after))
 

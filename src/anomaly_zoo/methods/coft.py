@@ -4,7 +4,6 @@ Liao, Xu, Nguyen, Goodge, Foo: "COFT-AD: COntrastive Fine-Tuning for Few-Shot An
 (arXiv 2402.18998). docs/methods/coft.md has the evidence marks and the differences from the paper.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,7 +29,7 @@ from anomaly_zoo.types import Batch, Distances, Stages
 
 
 class COFT(AnomalyModule):
-    """Tunes a copy of the backbone so that views of normal images agree and synthetic negatives do not.
+    """Tunes a copy of the backbone's tail so that views of normal images agree and synthetic negatives do not.
 
         L = L_con + cross_instance_weight * L_pp + negative_weight * L_np
 
@@ -80,10 +79,8 @@ class COFT(AnomalyModule):
         self.margin = margin
         self.negatives = list(negatives)
 
-        network = copy.deepcopy(backbone) if pretrained else Backbone(**backbone.spec, weights="none")
-        self.network = network.requires_grad_(True)
-        if pretrained:  # random early features are not general: they are trained as well
-            self.network.freeze_before(backbone.stages[0])
+        self.pretrained = pretrained
+        self.network = backbone.trainable_tail() if pretrained else Backbone(**backbone.spec, weights="none")
         self.projector = Projector(sum(backbone.num_channels))
         self.predictor: nn.Module = Projector(128, 32, 128) if contrast == "simsiam" else nn.Identity()
         self.gaussian = Gaussian()
@@ -93,7 +90,8 @@ class COFT(AnomalyModule):
         """Neighbours in the batch are two views of an instance; negatives are made of the first ones."""
         first, second = batch.image[0::2], batch.image[1::2]
         negative, _ = synthesize(first, self.generator, self.negatives)
-        embedding = _embedding(self.network(torch.cat([first, second, negative])))
+        image = torch.cat([first, second, negative])
+        embedding = _embedding(self._tuned_stages(image, self.backbone.trunk(image)))
         z1, z2, z_negative = self.projector(embedding).chunk(3)
         instance = instances(batch.path[0::2]).to(self.device)
         losses = {
@@ -107,7 +105,8 @@ class COFT(AnomalyModule):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The frozen stages if there is a memory, then the tuned ones."""
-        return [*self.memory_features(image), *self.network(image)]
+        trunk = self.backbone.trunk(image)
+        return [*self.memory_features(trunk), *self._tuned_stages(image, trunk)]
 
     def fit(self, features: Stages) -> None:
         """Fits the Gaussian of the embeddings and the memory of the tuned patches."""
@@ -119,6 +118,11 @@ class COFT(AnomalyModule):
         """The embedding's Mahalanobis distance, and the tuned patches' distance to their memory."""
         tuned = features[-self.num_stages :]
         return Distances(detail=self.tuned_memory(tuned).patch, image=[self.gaussian(_embedding(tuned)).sqrt()])
+
+    def _tuned_stages(self, image: Float[Tensor, "b 3 h w"], trunk: Stages) -> Stages:
+        """A random network has layers of its own before the tail: random early features are not general."""
+        stages: Stages = self.network(trunk[-1] if self.pretrained else image)
+        return stages
 
     def _contrast(self, z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]) -> Tensor:
         if self.contrast == "none" or (self.contrast == "infonce" and len(z1) == 1):

@@ -18,7 +18,7 @@ from anomaly_zoo.nn.backbone import Backbone, stages_of
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.nearest import rows_of
 from anomaly_zoo.nn.synthesis import FAMILIES, check_families
-from anomaly_zoo.nn.validation import ForgettingStop, HeldOut, hold_out, separation
+from anomaly_zoo.nn.validation import ForgettingStop, hold_out, separation
 from anomaly_zoo.types import Batch, Distances, Stages
 
 NUM_FINE_STAGES = 2
@@ -64,15 +64,16 @@ class GaussianAD(AnomalyModule):
         self.pseudo_anomalies = list(pseudo_anomalies)
         self.check_every = check_every
 
-        self.network = backbone.all_levels().requires_grad_(True)
-        self.network.freeze_before(backbone.stages[0])
+        self.network = backbone.trainable_tail(all_levels=True)
+        self.num_early = len(backbone.early.stages) if backbone.early else 0
         self.fine_stages = backbone.stages[:NUM_FINE_STAGES]
         identity = covariance == "identity"
-        levels = nn.ModuleList(Gaussian(identity) for _ in self.network.stages)
+        levels = nn.ModuleList(Gaussian(identity) for _ in range(self.num_early + len(self.network.stages)))
         patches = nn.ModuleList(Gaussian(identity) for _ in range(2 * len(self.fine_stages)))
         self.levels: Sequence[Gaussian] = levels  # type: ignore[assignment] # so that its elements have a type
         self.patches: Sequence[Gaussian] = patches  # type: ignore[assignment]
-        self._held_out: HeldOut | None = None  # until the training ends
+        self._held_out: frozenset[str] = frozenset()
+        self._checked: list[Stages] = []  # until the training ends
         self._stop = ForgettingStop()
 
     @torch.no_grad()
@@ -80,36 +81,39 @@ class GaussianAD(AnomalyModule):
         """Fits the Gaussians to the pre-trained levels, and sets images aside for validation."""
         if not self.steps:
             return
-        self._fit_levels(self._levels(support.image))
-        if self.check_every:
-            self._held_out = hold_out(support, self._one_batch_per_family)
+        self._fit_levels(self._levels(stages_of(self._early, support.image)))
+        if self.check_every and (held_out := hold_out(support, self._one_batch_per_family)):
+            self._held_out = held_out.paths
+            images = (held_out.fitted, held_out.normal, *held_out.anomalous)
+            self._checked = [stages_of(self._early, image) for image in images]
             self._has_forgotten()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean distance of the images that are not held out; held-out images alone teach nothing."""
-        held_out = self._held_out.paths if self._held_out else frozenset()
-        trained = [number for number, path in enumerate(batch.path) if path not in held_out]
-        pooled = _pooled(self.network(batch.image[trained] if trained else batch.image))
-        loss = torch.stack(self._distances_of_levels(pooled)).mean() * bool(trained)
+        trained = [number for number, path in enumerate(batch.path) if path not in self._held_out]
+        early = self._early(batch.image[trained] if trained else batch.image)
+        levels = [level.flatten(1) for level in early[:-1]] + _pooled(self.network(early[-1]))
+        loss = torch.stack(self._distances_of_levels(levels)).mean() * bool(trained)
         self.log("train/loss", loss)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Ends the training, and restores the best state, when the network begins to forget."""
-        if self._held_out and self.global_step % self.check_every == 0 and self._has_forgotten():
+        if self._checked and self.global_step % self.check_every == 0 and self._has_forgotten():
             self._stop.restore(self.network)
             self.kept_step.fill_(self._stop.best_step)
             self.trainer.should_stop = True
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The frozen stages if there is a memory, the averaged levels, then the tuned stages that draw the map."""
-        levels: Stages = self.network(image)
-        fine = [levels[self.network.stages.index(stage)] for stage in self.fine_stages]
-        return self.memory_features(image) + [level[:, :, None, None] for level in _pooled(levels)] + fine
+        *early, trunk = self._early(image)
+        tuned: Stages = self.network(trunk)
+        fine = [tuned[self.network.stages.index(stage)] for stage in self.fine_stages]
+        return self.memory_features([trunk]) + early + [level[:, :, None, None] for level in _pooled(tuned)] + fine
 
     def fit(self, features: Stages) -> None:
         """Fits all Gaussians to the tuned features."""
-        self._held_out, self._stop = None, ForgettingStop()  # gives free what only the training needs
+        self._checked, self._stop = [], ForgettingStop()  # gives free what only the training needs
         levels, fine = self._own(features)
         self._fit_levels(levels)
         for gaussian, stage in zip(self.patches, fine, strict=True):
@@ -132,9 +136,8 @@ class GaussianAD(AnomalyModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out a head for which the backbone had no weights."""
         if checkpoint["levels"] != self.network.stages:
-            self.network = Backbone(self.network.name, checkpoint["levels"], weights="none").requires_grad_(True)
-            self.network.freeze_before(self.backbone_spec["stages"][0])
-            self.levels = self.levels[: len(checkpoint["levels"])]
+            self.network = Backbone(self.backbone.name, checkpoint["levels"], weights="none").trainable_tail()
+            self.levels = self.levels[: self.num_early + len(checkpoint["levels"])]
         super().on_load_checkpoint(checkpoint)
 
     def _own(self, features: Stages) -> tuple[list[Float[Tensor, "b _"]], Stages]:
@@ -143,9 +146,14 @@ class GaussianAD(AnomalyModule):
         levels = features[-len(self.fine_stages) - len(self.levels) : -len(self.fine_stages)]
         return [level.flatten(1) for level in levels], [F.normalize(stage, dim=1) for stage in fine] + fine
 
-    def _levels(self, image: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _"]]:
-        pooled = stages_of(lambda images: [level[:, :, None, None] for level in _pooled(self.network(images))], image)
-        return [level.flatten(1) for level in pooled]
+    def _early(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
+        """The trunk's levels, averaged, then what the network goes on from."""
+        trunk = self.backbone.trunk(image)
+        return [level.mean(dim=(2, 3), keepdim=True) for level in trunk[: self.num_early]] + trunk[-1:]
+
+    def _levels(self, early: Stages) -> list[Float[Tensor, "b _"]]:
+        pooled = stages_of(lambda trunk: [level[:, :, None, None] for level in _pooled(self.network(trunk))], early[-1])
+        return [level.flatten(1) for level in early[:-1] + pooled]
 
     def _fit_levels(self, levels: list[Float[Tensor, "n _"]]) -> None:
         for gaussian, level in zip(self.levels, levels, strict=True):
@@ -157,13 +165,11 @@ class GaussianAD(AnomalyModule):
     @torch.no_grad()
     def _has_forgotten(self) -> bool:
         """Whether this network's Gaussians of the other images tell held-out images from pseudo-anomalies worse."""
-        if self._held_out is None:
-            return False
         target = [(gaussian.mean, gaussian.cholesky) for gaussian in self.levels]
-        self._fit_levels(self._levels(self._held_out.fitted))
+        fitted, *others = self._checked
+        self._fit_levels(self._levels(fitted))
         normal, *families = (
-            torch.stack(self._distances_of_levels(self._levels(image))).mean(dim=0)
-            for image in (self._held_out.normal, *self._held_out.anomalous)
+            torch.stack(self._distances_of_levels(self._levels(early))).mean(dim=0) for early in others
         )
         for gaussian, (mean, cholesky) in zip(self.levels, target, strict=True):
             gaussian.mean, gaussian.cholesky = mean, cholesky

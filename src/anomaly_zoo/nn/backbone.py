@@ -1,4 +1,4 @@
-"""Any timm model as a list of feature maps, and the wrapper that keeps a network frozen."""
+"""Any timm model as a list of feature maps."""
 
 import copy
 import difflib
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.folding import Folded
+from anomaly_zoo.nn.folding import Folded, agree
 from anomaly_zoo.nn.weights import load_weights
 from anomaly_zoo.types import Stages
 
@@ -19,21 +19,84 @@ IMAGES_AT_ONCE = 16
 """Images in a pass without gradients. With fewer, torch has a slower kernel for the 1x1 convolutions of one thread."""
 
 
-class Backbone(nn.Module):
-    """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1].
+class Tail(nn.Module):
+    """Consecutive layers of a timm model: feature maps of its stages from an image, or from where a trunk ends.
 
-    The network always runs in evaluation mode: the batch-norm statistics of a few images are useless, so they
-    stay those of the pre-training even while its parameters are fine-tuned.
+    They always run in evaluation mode: the batch-norm statistics of a few images are useless, so they stay those of
+    the pre-training even while the parameters are fine-tuned.
+
+    Attributes:
+        stages: the indices of the feature maps, as timm counts them.
+        num_channels: channels of every stage.
+        in_channels: of what `forward` takes.
+    """
+
+    def __init__(self, model: Any, stages: list[int], num_channels: list[int], in_channels: int) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.stages = stages
+        self.num_channels = num_channels
+        self.in_channels = in_channels
+        self._folded = Folded()
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Tail":  # noqa: ARG002 - the signature is torch's
+        """Stays in evaluation mode, whatever the parent does."""
+        return super().train(False)
+
+    def forward(self, x: Float[Tensor, "b _ h w"]) -> Stages:
+        """The feature maps of the stages, finest first."""
+        is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.model.parameters())
+        if is_trained or torch.compiler.is_exporting():  # who reads an exported graph folds it
+            return self.features(self.model, x)
+        with torch.autocast(x.device.type, enabled=False):
+            folded = self._folded.of(self.model, lambda model: self.features(model, x[:1]))
+        return self.features(folded, x)
+
+    def features(self, model: Any, x: Float[Tensor, "b _ h w"]) -> Stages:
+        """The same of a model of the same architecture."""
+        num_features = len(self.model.feature_info)
+        indices = [stage for stage in self.stages if stage < num_features]
+        head = len(indices) < len(self.stages)
+        found = model.forward_intermediates(
+            x, indices=indices, norm=_is_vit(model), stop_early=not head, intermediates_only=not head
+        )
+        features: Stages = [*found[1], found[0]] if head else found
+        return features
+
+    def freeze_before(self, stage: int) -> None:
+        """Freezes all that comes before a stage: a CNN's strides below it, a ViT's blocks.
+
+        Args:
+            stage: as timm counts them.
+        """
+        if not stage:
+            return
+        last = self.model.feature_info[stage - 1]["module"]
+        names = [name for name, _ in self.model.named_parameters()]
+        end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
+        for parameter in list(self.model.parameters())[: end + 1]:
+            parameter.requires_grad_(False)
+
+
+class Backbone(nn.Module):
+    """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1]: a trunk, and a tail.
+
+    The trunk are a CNN's layers before the first stage. What they see is general, and their gradients would cost most
+    of the time of a training step: methods train a copy of the tail alone, so that the trunk runs once for both.
 
     Attributes:
         name: the timm name.
         stages: the indices of the feature maps, as timm counts them.
         num_channels: channels of every stage.
+        early: the layers of the trunk; none of a ViT, of a CNN whose layers do not come one after the other, and where
+            the first stage is in use.
+        tail: the other layers.
 
     Args:
         name: a timm model name, for example "tf_efficientnet_lite0", "wide_resnet50_2", "vit_small_patch14_dinov2".
         stages: indices into timm's feature maps (CNN: stages, ViT: blocks), and one more for the convolution of the
-            head where a CNN has one, see `all_levels`. By default the strides 8, 16 and 32 of a CNN, as far as the
+            head where a CNN has one, see `trainable_tail`. By default the strides 8, 16 and 32 of a CNN, as far as the
             weights reach, or the blocks at one half and five sixths of the depth of a ViT.
         weights: "auto", "none", or the path of a file: see `load_weights`.
 
@@ -43,6 +106,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    in_channels = 3
 
     def __init__(
         self, name: str = "tf_efficientnet_lite0", stages: Sequence[int] | None = None, weights: str = "auto"
@@ -50,8 +114,7 @@ class Backbone(nn.Module):
         super().__init__()
         model = _create(name)
         reductions = [info["reduction"] for info in model.feature_info]
-        self._is_vit = len(set(reductions)) == 1
-        self._stride = reductions[0] if self._is_vit else 1
+        self._patch = reductions[0] if _is_vit(model) else 1
         self.name = name
         self.stages = _default_stages(reductions) if stages is None else sorted(set(stages))
         channels = [info["num_chs"] for info in model.feature_info]
@@ -69,18 +132,16 @@ class Backbone(nn.Module):
         self._weights = weights
         self._prune(model)
         self.num_channels = [channels[stage] for stage in self.stages]
-        self.model = model.to(memory_format=torch.channels_last)
-        self._folded = Folded()
+        self.early, self.tail = _split(Tail(model, self.stages, self.num_channels, in_channels=3), channels)
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
-        self.eval()
 
     def _prune(self, model: Any) -> None:
         """Takes away what comes after the last of the stages."""
         if self.stages[-1] == len(model.feature_info):  # the head's convolution, which timm counts as no stage
             model.reset_classifier(0, "")
         else:
-            model.prune_intermediate_layers(self.stages, prune_norm=not self._is_vit, prune_head=True)
+            model.prune_intermediate_layers(self.stages, prune_norm=not _is_vit(model), prune_head=True)
 
     def _lacking(self, model: Any, missing: list[str]) -> str | None:
         """The first parameter that the stages need and the weights do not have."""
@@ -89,88 +150,77 @@ class Backbone(nn.Module):
             self._prune(pruned)
         return next((key for key in missing if key in pruned.state_dict()), None)
 
-    def all_levels(self) -> "Backbone":
-        """A copy whose stages are all levels from the stem to the head, as far as there are weights.
+    def trainable_tail(self, all_levels: bool = False) -> Tail:
+        """A copy of the tail to be trained. Where there is no trunk, what comes before the first stage is frozen.
 
-        Those are timm's feature maps up to the last one in use and the convolution of the head, where there is one; of
-        a ViT its blocks.
+        Args:
+            all_levels: whether the stages of the copy are all feature maps of timm that come after the trunk's, and
+                the convolution of the head where there is one with weights.
         """
-        last = self.stages[-1]
-        with_head = self._has_head and last == len(self.model.feature_info) - 1
-        levels = Backbone(self.name, range(last + 1 + with_head), self._weights).to(self.mean.device)
-        levels.model.load_state_dict(self.model.state_dict(), strict=not with_head)
-        return levels
+        tail = copy.deepcopy(self.tail)
+        if all_levels:
+            last = self.stages[-1]
+            with_head = self._has_head and last == len(self.tail.model.feature_info) - 1
+            levels = range(len(self.early.stages) if self.early else 0, last + 1 + with_head)
+            tail = Backbone(self.name, levels, self._weights).to(self.mean.device).tail
+            tail.load_state_dict(self.tail.state_dict(), strict=not with_head)
+        tail.requires_grad_(True)
+        if self.early is None:
+            tail.freeze_before(self.stages[0])
+        return tail
 
     @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds the architecture: the arguments without the weights."""
         return {"name": self.name, "stages": self.stages}
 
-    def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002 - the signature is torch's
-        """Stays in evaluation mode, whatever the parent does."""
-        return super().train(False)
-
-    def freeze_before(self, stage: int) -> None:
-        """Freezes all that comes before a stage: a CNN's strides below it, a ViT's blocks.
-
-        Early features are general, and their gradients cost most of the memory and much of the time of a step.
-
-        Args:
-            stage: as timm counts them.
-        """
-        if not stage:
-            return
-        last = self.model.feature_info[stage - 1]["module"]
-        names = [name for name, _ in self.model.named_parameters()]
-        end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
-        for parameter in list(self.model.parameters())[: end + 1]:
-            parameter.requires_grad_(False)
-
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The feature maps of the stages, finest first."""
-        if self._is_vit:  # its patches must tile the image
-            size = [max(1, round(side / self._stride)) * self._stride for side in image.shape[-2:]]
+        stages: Stages = self.tail(self.trunk(image)[-1])
+        return stages
+
+    def trunk(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
+        """The feature maps before the first stage; a tail goes on from the last. Without layers, what a tail takes."""
+        if self._patch > 1:  # a ViT's patches must tile the image
+            size = [max(1, round(side / self._patch)) * self._patch for side in image.shape[-2:]]
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        if torch.is_grad_enabled() or torch.compiler.is_exporting():  # who reads an exported graph folds it
-            return self._features(self.model, normalised)
-        with torch.autocast(image.device.type, enabled=False):
-            folded = self._folded.of(self.model, lambda model: self._features(model, normalised[:1]))
-        return self._features(folded, normalised)
-
-    def _features(self, model: Any, normalised: Float[Tensor, "b 3 h w"]) -> Stages:
-        num_features = len(self.model.feature_info)
-        indices = [stage for stage in self.stages if stage < num_features]
-        head = len(indices) < len(self.stages)
-        found = model.forward_intermediates(
-            normalised, indices=indices, norm=self._is_vit, stop_early=not head, intermediates_only=not head
-        )
-        features: Stages = [*found[1], found[0]] if head else found
-        return features
-
-
-class Frozen(nn.Module):
-    """Keeps a network in evaluation mode and without gradients, whatever its parent does."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "Frozen":  # noqa: ARG002 - the signature is torch's
-        """Stays in evaluation mode."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, *args: Any) -> Any:
-        """Calls the network without recording gradients."""
-        return self.module(*args)
+        return self.early(normalised) if self.early else [normalised]
 
 
 @torch.no_grad()
-def stages_of(network: Callable[[Tensor], Stages], image: Float[Tensor, "b 3 h w"]) -> Stages:
+def stages_of(network: Callable[[Tensor], Stages], image: Float[Tensor, "b _ h w"]) -> Stages:
     """A network's feature maps of many images, `IMAGES_AT_ONCE` at a time, without gradients."""
     features = [network(images) for images in torch.split(image, IMAGES_AT_ONCE)]
     return [torch.cat(stage) for stage in zip(*features, strict=True)]
+
+
+@torch.no_grad()
+def _split(whole: Tail, channels: list[int]) -> tuple[Tail | None, Tail]:
+    """The layers before the first stage, and the others, if the layers come one after the other."""
+    model, first = whole.model, whole.stages[0]
+    if not first or _is_vit(model):
+        return None, whole
+    last = model.feature_info[first - 1]["module"]
+    modules = list(model.named_modules())
+    end = max((number for number, (name, _) in enumerate(modules) if f"{name}.".startswith(f"{last}.")), default=-1)
+    trunk, rest = copy.deepcopy(model), copy.deepcopy(model)
+    trunk.prune_intermediate_layers([first - 1], prune_norm=True, prune_head=True)
+    for number, (name, module) in reversed(list(enumerate(modules))):  # what is inside of others first
+        if number + sum(1 for _ in module.modules()) - 1 <= end:
+            rest.set_submodule(name, nn.Identity())
+    early = Tail(trunk, list(range(first)), channels[:first], in_channels=3)
+    tail = Tail(rest, whole.stages, whole.num_channels, channels[first - 1])
+    image = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    try:
+        same = agree(whole.features(model, image), tail.features(rest, early.features(trunk, image)[-1]))
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):  # each architecture fails in its way
+        same = False
+    return (early, tail) if same else (None, whole)
+
+
+def _is_vit(model: Any) -> bool:
+    return len({info["reduction"] for info in model.feature_info}) == 1
 
 
 def _create(name: str) -> Any:

@@ -56,7 +56,7 @@ class Folded:
             made = (state, _fold(copied))
             if self._holds is None:
                 with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # it rounds by more than TOLERANCE
-                    self._holds = _agree(features(network), features(made[1]))
+                    self._holds = agree(features(network), features(made[1]))
             if not self._holds:
                 return network
             self._made = made
@@ -119,5 +119,6 @@ class _SamePadded(nn.Module):
         return F.conv2d(x, self.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
-def _agree(features: list[Tensor], others: list[Tensor]) -> bool:
+def agree(features: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether feature maps are the same up to rounding."""
     return all(bool((a - b).norm() <= TOLERANCE * a.norm()) for a, b in zip(features, others, strict=True))
