@@ -2,7 +2,7 @@
 
 Nearest-neighbour distance to a memory of the support's patches, training-free.
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
-docs/methods/patchcore.md has the evidence marks and the differences from the paper.
+docs/methods/frozen.md has the evidence marks and the differences from the paper.
 """
 
 from typing import Any
@@ -13,12 +13,7 @@ from anomaly_zoo.types import Distances, Stages
 
 
 class FrozenMemory(AnomalyModule):
-    """The memory that stands beside every method, alone: the baseline of every gain.
-
-    Args:
-        backbone: stays frozen.
-        **shared: see `AnomalyModule`.
-    """
+    """The memory that stands beside every method, alone: the baseline of every gain."""
 
     def __init__(self, backbone: Backbone, **shared: Any) -> None:
         super().__init__(backbone, **shared)

@@ -19,11 +19,10 @@ IMAGES_AT_ONCE = 16
 """Images in a pass without gradients. With fewer, torch has a slower kernel for the 1x1 convolutions of one thread."""
 
 
-class Tail(nn.Module):
-    """Consecutive layers of a timm model: feature maps of its stages from an image, or from where a trunk ends.
+class Layers(nn.Module):
+    """Consecutive layers of a timm model, always in evaluation mode.
 
-    They always run in evaluation mode: the batch-norm statistics of a few images are useless, so they stay those of
-    the pre-training even while the parameters are fine-tuned.
+    The batch-norm statistics of a few images are useless: those of the pre-training stay while parameters are tuned.
 
     Attributes:
         stages: the indices of the feature maps, as timm counts them.
@@ -40,7 +39,7 @@ class Tail(nn.Module):
         self._folded = Folded()
         self.eval()
 
-    def train(self, mode: bool = True) -> "Tail":  # noqa: ARG002 - the signature is torch's
+    def train(self, mode: bool = True) -> "Layers":  # noqa: ARG002 - the signature is torch's
         """Stays in evaluation mode, whatever the parent does."""
         return super().train(False)
 
@@ -82,15 +81,14 @@ class Tail(nn.Module):
 class Backbone(nn.Module):
     """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1]: a trunk, and a tail.
 
-    The trunk are a CNN's layers before the first stage. What they see is general, and their gradients would cost most
-    of the time of a training step: methods train a copy of the tail alone, so that the trunk runs once for both.
+    The trunk are a CNN's layers before the first stage. What they see is general, and their gradients cost much time:
+    a method can train a copy of the tail alone, so that the trunk runs once for both.
 
     Attributes:
         name: the timm name.
         stages: the indices of the feature maps, as timm counts them.
         num_channels: channels of every stage.
-        early: the layers of the trunk; none of a ViT, of a CNN whose layers do not come one after the other, and where
-            the first stage is in use.
+        early: the layers of the trunk; none of a ViT, and where layers do not come one after the other.
         tail: the other layers.
 
     Args:
@@ -132,7 +130,7 @@ class Backbone(nn.Module):
         self._weights = weights
         self._prune(model)
         self.num_channels = [channels[stage] for stage in self.stages]
-        self.early, self.tail = _split(Tail(model, self.stages, self.num_channels, in_channels=3), channels)
+        self.early, self.tail = _split(Layers(model, self.stages, self.num_channels, in_channels=3), channels)
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
 
@@ -150,7 +148,7 @@ class Backbone(nn.Module):
             self._prune(pruned)
         return next((key for key in missing if key in pruned.state_dict()), None)
 
-    def trainable_tail(self, all_levels: bool = False) -> Tail:
+    def trainable_tail(self, all_levels: bool = False) -> Layers:
         """A copy of the tail to be trained. Where there is no trunk, what comes before the first stage is frozen.
 
         Args:
@@ -196,7 +194,7 @@ def stages_of(network: Callable[[Tensor], Stages], image: Float[Tensor, "b _ h w
 
 
 @torch.no_grad()
-def _split(whole: Tail, channels: list[int]) -> tuple[Tail | None, Tail]:
+def _split(whole: Layers, channels: list[int]) -> tuple[Layers | None, Layers]:
     """The layers before the first stage, and the others, if the layers come one after the other."""
     model, first = whole.model, whole.stages[0]
     if not first or _is_vit(model):
@@ -209,8 +207,8 @@ def _split(whole: Tail, channels: list[int]) -> tuple[Tail | None, Tail]:
     for number, (name, module) in reversed(list(enumerate(modules))):  # what is inside of others first
         if number + sum(1 for _ in module.modules()) - 1 <= end:
             rest.set_submodule(name, nn.Identity())
-    early = Tail(trunk, list(range(first)), channels[:first], in_channels=3)
-    tail = Tail(rest, whole.stages, whole.num_channels, channels[first - 1])
+    early = Layers(trunk, list(range(first)), channels[:first], in_channels=3)
+    tail = Layers(rest, whole.stages, whole.num_channels, channels[first - 1])
     image = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
     try:
         same = agree(whole.features(model, image), tail.features(rest, early.features(trunk, image)[-1]))

@@ -1,7 +1,6 @@
 """Contrastive losses on embeddings and the heads that make the embeddings.
 
-All losses compare directions, <u, v> / (|u| |v|), so the length of an embedding does not matter. An embedding shorter
-than `EPS` counts as shorter than a unit vector, which keeps the gradient of a zero vector finite.
+All losses compare directions, <u, v> / (|u| |v|). Rows of z1 and z2 are the projections of two views of b images.
 
 `simsiam_loss`: Chen and He, CVPR 2021, section 3. `infonce_loss`: Chen et al., ICML 2020, section 2.1.
 `cross_instance_loss` and `negative_pair_loss`: the ideas are those of COFT-AD (Liao et al., arXiv 2402.18998), the
@@ -19,18 +18,9 @@ EPS = 1e-6  # representable in float16, unlike torch's 1e-12
 def simsiam_loss(
     p1: Float[Tensor, "b d"], p2: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]
 ) -> Float[Tensor, ""]:
-    """Every view predicts the other one: -mean_i (<p1_i, stop(z2_i)> + <p2_i, stop(z1_i)>) / 2.
+    """Every view predicts the other one: -mean_i (<p1_i, stop(z2_i)> + <p2_i, stop(z1_i)>) / 2, in [-1, 1].
 
     No gradient flows into z1 and z2 (SimSiam, equation 4); without that stop all embeddings collapse to one.
-
-    Args:
-        p1: predictions from the first view of b images.
-        p2: predictions from the second view.
-        z1: projections of the first view.
-        z2: projections of the second view.
-
-    Returns:
-        A value in [-1, 1]; -1 when every prediction points where the other view's projection does.
 
     Example:
         >>> view = torch.eye(2)
@@ -48,15 +38,12 @@ def infonce_loss(z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"], temperature
         mean_i -log( exp(<u_i, u_pair(i)> / t) / sum_{j != i} exp(<u_i, u_j> / t) )   over all 2 b views u
 
     Args:
-        z1: projections of the first view of b images.
-        z2: projections of the second view.
+        z1: first views.
+        z2: second views.
         temperature: t; 0.2 as MoCo v2 (Chen et al., arXiv 2003.04297).
 
-    Returns:
-        A value > 0; log(2 b - 1) when all embeddings are equal.
-
     Raises:
-        ValueError: fewer than two images, so that there is nothing to repel, or a temperature that is not positive.
+        ValueError: fewer than two images, or a temperature that is not positive.
 
     Example:
         >>> infonce_loss(torch.eye(2), torch.eye(2), temperature=0.5)
@@ -75,15 +62,12 @@ def cross_instance_loss(
 ) -> Float[Tensor, ""]:
     """Normal instances attract each other: -mean <z1_i, z2_j> over all i, j with instance_i != instance_j.
 
-    The formula is ours. Time and memory are linear in b, so that it also serves for the patches of many images.
+    In [-1, 1]; 0 if all rows are of one instance. Time and memory are linear in b.
 
     Args:
-        z1: projections of the first view.
-        z2: projections of the second view.
-        instance: which normal image (or other group) a row stems from; any integers.
-
-    Returns:
-        A value in [-1, 1]; exactly 0, with gradients of 0, if there is no pair because all rows are of one instance.
+        z1: first views.
+        z2: second views.
+        instance: number of the normal image that a row stems from.
 
     Example:
         >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
@@ -104,15 +88,12 @@ def negative_pair_loss(
 ) -> Float[Tensor, ""]:
     """Synthetic negatives are pushed away: mean over all i, j of max(0, <z_i, z_negative_j> - margin).
 
-    The formula is ours: the negative half of torch's `CosineEmbeddingLoss`, over all pairs.
+    The negative half of torch's `CosineEmbeddingLoss`, over all pairs; 0 if there is none.
 
     Args:
         z: projections of normal images.
         z_negative: projections of synthetic negatives.
         margin: cosine in [-1, 1) under which a pair is left alone; 0 asks for orthogonality.
-
-    Returns:
-        A value in [0, 1 - margin]; exactly 0, with gradients of 0, if there is no pair.
 
     Raises:
         ValueError: a margin out of range.
@@ -130,23 +111,11 @@ def negative_pair_loss(
 class Projector(nn.Module):
     """An MLP with one hidden layer: projects features to embeddings, or predicts one view's embedding from the other's.
 
-    The predictor of SimSiam is a bottleneck, 2048 -> 512 -> 2048: `Projector(d, d // 4, d)`. Ours: layer normalisation
-    instead of batch normalisation, because a few images have no useful batch statistics; so the embedding of an image
-    does not depend on the others. The initialisation is torch's, reproducible by its global seed.
-
-    Args:
-        in_features: length of the features.
-        hidden_features: length of the hidden layer.
-        out_features: length of the embedding.
-
-    Raises:
-        ValueError: a length below 1.
+    Ours: layer normalisation instead of batch normalisation, because a few images have no useful batch statistics.
     """
 
     def __init__(self, in_features: int, hidden_features: int = 512, out_features: int = 128) -> None:
         super().__init__()
-        if min(in_features, hidden_features, out_features) < 1:
-            raise ValueError(f"{in_features=}, {hidden_features=}, {out_features=}: lengths are at least 1.")
         self.layers = nn.Sequential(
             nn.Linear(in_features, hidden_features),
             nn.LayerNorm(hidden_features),

@@ -15,10 +15,6 @@ from anomaly_zoo.types import Stages
 def distillation_loss(teacher: Stages, student: Stages) -> Float[Tensor, ""]:
     """Sum over the stages of the mean of 1 - cos(teacher, student), which is half a squared distance of unit vectors.
 
-    Args:
-        teacher: feature maps of normal images.
-        student: of the same images, of the same shapes.
-
     Example:
         >>> teacher = [torch.tensor([[[[3.0]], [[4.0]]]])]
         >>> distillation_loss(teacher, [2 * teacher[0]]), distillation_loss(teacher, [-teacher[0]])
@@ -30,10 +26,6 @@ def distillation_loss(teacher: Stages, student: Stages) -> Float[Tensor, ""]:
 
 def discrepancy(teacher: Stages, student: Stages) -> list[Float[Tensor, "b _ _"]]:
     """Euclidean distance of teacher and student at every patch of every stage.
-
-    Args:
-        teacher: feature maps.
-        student: of the same images, of the same shapes.
 
     Example:
         >>> discrepancy([torch.tensor([[[[3.0]], [[4.0]]]])], [torch.zeros(1, 2, 1, 1)])

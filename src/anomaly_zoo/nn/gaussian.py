@@ -68,13 +68,6 @@ def squared_mahalanobis(
 ) -> Float[Tensor, " n"]:
     """(x - m)^T S^-1 (x - m) = |L^-1 (x - m)|^2 with S = L L^T, by solving the triangular system.
 
-    Its mean over the vectors that m and S were estimated from, without shrinkage, is d.
-
-    Args:
-        features: the vectors x.
-        mean: m.
-        cholesky: the lower factor L of the covariance.
-
     Example:
         >>> squared_mahalanobis(torch.tensor([[3.0, 2.0]]), torch.tensor([1.0, 2.0]), 2 * torch.eye(2))
         tensor([1.])
@@ -90,15 +83,11 @@ def ledoit_wolf(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d d"], F
 
         covariance = (1 - s) S + s m I,   s = min(1, sum_k |x_k x_k^T - S|^2 / n^2 / |S - m I|^2)
 
-    That is scikit-learn's `ledoit_wolf`, except that s >= `MIN_SHRINKAGE`. Features without spread (n = 1, or all
-    vectors equal to float32 precision) say nothing about their scale: they get the identity and s = 1. The formula
-    takes vectors as independent; neighbouring patches and views of one image are not, which makes s too small.
-
-    Args:
-        features: n vectors.
+    That is scikit-learn's `ledoit_wolf` on the device of the features, except that s >= `MIN_SHRINKAGE`. Features
+    without spread (n = 1, or all vectors equal to float32 precision) get the identity and s = 1.
 
     Returns:
-        The covariance and the shrinkage s in (0, 1], both in float64. The memory it takes grows as n d + d^2.
+        The covariance and the shrinkage s in (0, 1], both in float64.
 
     Example:
         >>> covariance, shrinkage = ledoit_wolf(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0], [3.0, 3.0]]))

@@ -15,21 +15,16 @@ MIN_WEIGHT = 1e-5  # of a row: more than rounding, less than what rows differ by
 
 
 class PatchMemory(nn.Module):
-    """Normal patches of every stage, and how far other patches are from them.
+    """Normal patches of every stage, and the mean distance of other patches to the `NUM_NEIGHBOURS` nearest of them.
 
-    Ours: patches are compared at unit length (contrast matters less, and no stage outvotes another), and those of the
-    finest stages also as they are, with the very rows that are the nearest at unit length: one search does for both.
-    Each of these rows counts as much as it is nearer than the next one, so that nothing leaps where two are equally
-    near. Every stage is searched on its own grid, at a tenth of the work of one grid of joined stages (PatchCore, Roth
-    et al., CVPR 2022), and the mean over the `NUM_NEIGHBOURS` nearest replaces the distance to the nearest one, which
-    a single odd patch of the support decides.
+    Ours: every stage is searched on its own grid, and patches are compared at unit length; those of the finest stages
+    also as they are, with the rows that are the nearest at unit length. See docs/methods/frozen.md.
 
     Args:
         num_stages: feature maps per image, finest first.
         num_raw: of them, the finest whose patches are also compared as they are.
         max_patches: of every stage that the memory keeps.
-        coreset: whether these cover all patches evenly (`greedy_coreset`), as in PatchCore; else they are a random
-            sample, which takes no time and keeps how dense patches lie.
+        coreset: whether these cover all patches (`greedy_coreset`), as in PatchCore; else they are a random sample.
 
     Raises:
         ValueError: fewer than one patch.
@@ -137,13 +132,8 @@ def weighted_by_nearness(value: Float[Tensor, "p k"], distance: Float[Tensor, "p
 def greedy_coreset(patches: Float[Tensor, "p d"], size: int, num_projected: int = 32) -> Int[Tensor, " m"]:
     """Indices of patches that cover all of them: greedy k-center (Sener and Savarese, ICLR 2018).
 
-    Starts at the patch farthest from the mean and then takes, `size` - 1 times, the patch that is farthest
-    from those taken. Distances are those of a fixed random projection (Johnson-Lindenstrauss), as PatchCore does.
-
-    Args:
-        patches: the candidates.
-        size: how many to take; all of them if there are not more.
-        num_projected: dimensions to project to.
+    Starts at the patch farthest from the mean, then takes the patch that is farthest from those taken. Distances are
+    those of a fixed random projection to `num_projected` dimensions, as in PatchCore.
 
     Example:
         >>> greedy_coreset(torch.tensor([[0.0], [0.1], [9.0]]), 2).tolist()

@@ -15,12 +15,7 @@ MAX_NUMBERS = 2**26  # that patches make at once on a GPU
 def nearest_distance(
     patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], num_neighbours: int = NUM_NEIGHBOURS
 ) -> Float[Tensor, " p"]:
-    """Mean Euclidean distance to the nearest rows of the memory; exact.
-
-    Args:
-        patches: the queries.
-        memory: the rows to search.
-        num_neighbours: how many of the nearest; all rows if there are fewer.
+    """Mean Euclidean distance to the nearest rows of the memory.
 
     Example:
         >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]), num_neighbours=1)
@@ -36,11 +31,6 @@ def nearest_rows(
 
     On a CPU faiss searches. On a GPU, where the faiss of the package index cannot search, matrix products do; so they
     do in an exported graph, which can hold no call of faiss.
-
-    Args:
-        patches: the queries.
-        memory: the rows to search.
-        num_neighbours: k; all rows if there are fewer.
     """
     patches, memory = patches.detach().float(), memory.float()
     num_neighbours = min(num_neighbours, len(memory))
@@ -92,12 +82,8 @@ def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Te
 def smallest(values: Float[Tensor, "p m"], count: int) -> Int[Tensor, "p k"]:
     """Columns of the `count` smallest values in every row.
 
-    They are among the `count` groups of columns with the smallest minima, so that only one number per group has to be
-    looked at, and then the members of `count` groups: several times as fast as looking at all.
-
-    Args:
-        values: m is a multiple of `GROUP`.
-        count: at most m.
+    They are among the `count` groups of columns with the smallest minima: several times as fast as looking at all.
+    `values` have a multiple of `GROUP` columns.
     """
     num_rows, num_groups = values.shape[0], values.shape[1] // GROUP
     if num_groups <= count:

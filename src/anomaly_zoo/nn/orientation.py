@@ -1,7 +1,7 @@
 """In which orientations a product comes, told by its support alone.
 
-Ours. Views that never occur make a memory of normal patches larger and blunter; those that do occur make up for images
-that are missing. A turned view that looks like the other normal images is one that occurs.
+Ours. Views that never occur blunt a memory of normal patches; those that do occur make up for images that are missing.
+A turned view that looks like the other normal images is one that occurs.
 """
 
 import torch
@@ -29,12 +29,9 @@ def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], pa
     nearest ones, divided by that to the others upright, averaged over the stages. Up to `TOLERANCE` counts as near.
 
     Args:
-        backbone: pre-trained; gives feature maps.
+        backbone: gives feature maps.
         image: k normal images or tiles, each in v orientations, the first of them upright.
-        path: the file that each of the k stems from; those of one file are not compared.
-
-    Returns:
-        Rising numbers, 0 among them. A single file cannot be compared: its symmetries of the square.
+        path: the file that each of the k stems from; a single file gives the symmetries of the square.
     """
     owner = [path.index(name) for name in path]
     if len(set(owner)) == 1:

@@ -33,8 +33,8 @@ _ABOVE_ALL = 1e6  # importance is relative to its mean, so 1 is usual
 def prune_channels(backbone: Backbone, ratio: float, criterion: Criterion, image: Float[Tensor, "b 3 h w"]) -> History:
     """Removes the least important channels of the hidden layers, in place; its stages keep their widths.
 
-    Hidden is every layer whose channels do not reach a stage's output, not even by way of a residual connection. In a
-    transformer these are the hidden layers of the MLPs; attention is left as it is.
+    Hidden is every layer whose channels do not reach a stage's output, not even by a residual connection; in a
+    transformer those of the MLPs.
 
     Args:
         backbone: a CNN or a ViT, on any device.
@@ -71,11 +71,11 @@ def prune_channels(backbone: Backbone, ratio: float, criterion: Criterion, image
 
 
 def replay(backbone: Backbone, history: History) -> None:
-    """Removes the channels that another copy of the network has lost, in place: its shapes are then the same.
+    """Removes the channels that another copy of the network has lost, in place.
 
     Args:
         backbone: as built, before any pruning.
-        history: from one `prune_channels`, or the histories of several, joined in their order.
+        history: from `prune_channels`, or those of several, joined.
     """
     if not history:
         return
@@ -87,11 +87,7 @@ def replay(backbone: Backbone, history: History) -> None:
 
 
 def check_ratio(ratio: float) -> None:
-    """Refuses what is not a pruning ratio.
-
-    Raises:
-        ValueError: a ratio out of range.
-    """
+    """Raises a ValueError for what is not a pruning ratio."""
     if not 0 <= ratio <= MAX_RATIO:
         raise ValueError(f"pruning_ratio={ratio}: choose 0 to {MAX_RATIO}.")
 

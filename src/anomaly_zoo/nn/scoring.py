@@ -63,11 +63,7 @@ class Scorer(nn.Module):
         self.peak_unit = self.unit.new_tensor([float(value) for value in peaks]).clamp(min=MIN_UNIT)
 
     def forward(self, groups: Sequence[Distances], size: tuple[int, int]) -> Prediction:
-        """Map and image score.
-
-        Args:
-            groups: as many distances as `fit` had.
-            size: height and width of the map in pixels.
+        """Map, of this height and width in pixels, and image score.
 
         Raises:
             RuntimeError: not fitted yet.
@@ -107,8 +103,8 @@ def mean_map(distances: Sequence[Float[Tensor, "b _ _"]]) -> Float[Tensor, "b y 
 def peak(distance: Float[Tensor, "b y x"]) -> Float[Tensor, " b"]:
     """How far the highest patches of an image stand out: the mean of the three highest less half of the median.
 
-    Ours. The largest distance alone follows whatever raises all distances of an image, such as light that the support
-    has not seen; subtracting all of the median would miss defects that cover most of the image.
+    Ours. The largest distance alone follows what raises all distances, such as new light; less all of the median would
+    miss defects that cover most of the image.
 
     Example:
         >>> peak(torch.tensor([[[0.0, 2.0, 9.0], [2.0, 2.0, 6.0], [1.0, 2.0, 3.0]]]))
@@ -134,8 +130,8 @@ def to_image(distance: Float[Tensor, "b y x"], size: tuple[int, int], sigma: flo
 
     Args:
         distance: one value per patch.
-        size: height and width of the image in pixels.
-        sigma: standard deviation of the Gaussian in pixels of the image (ours; PatchCore and PaDiM take 4).
+        size: height and width in pixels.
+        sigma: of the Gaussian in pixels (ours; PatchCore and PaDiM take 4).
     """
     anomaly_map = F.interpolate(distance[:, None], size, mode="bilinear")
     radius = min(round(3 * sigma), min(size) - 1)  # reflection cannot reach further than the image

@@ -26,9 +26,8 @@ _VISIBLE = 0.02  # a change of this mean size, in a range of 1, counts as a defe
 def cut_paste(image: Images, generator: Generator) -> Negatives:
     """Pastes a rectangle from elsewhere in the image, colour-jittered: misplaced parts (CutPaste, section 2.1).
 
-    As in the paper, the rectangle covers 2 to 15 % of the image with an aspect ratio of 0.3 to 3.3 (here relative to
-    that of the image). Where the result looks like the original (always on a constant image) it is also darkened or
-    brightened, so that something changes.
+    As in the paper, the rectangle covers 2 to 15 % of the image with an aspect ratio of 0.3 to 3.3 (relative to that of
+    the image). Where the result looks like the original it is also darkened or brightened.
 
     Args:
         image: RGB in [0, 1], at least 16 pixels high and wide; not modified.

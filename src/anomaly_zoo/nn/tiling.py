@@ -1,7 +1,7 @@
 """Overlapping tiles of a large image, and one map without seams from the maps of its tiles.
 
-A defect of a few pixels vanishes when a large image is resized to what a backbone was trained on. Cut into tiles it
-keeps its pixels, and no method has to know: each tile is an image to it.
+A defect of a few pixels vanishes when a large image is made small. In a tile it keeps its pixels, and to a method each
+tile is an image.
 """
 
 from collections.abc import Callable
@@ -62,8 +62,7 @@ class Tiling:
     def stitch(self, tile_map: Float[Tensor, "n tile tile"]) -> Float[Tensor, "b h w"]:
         """Joins the maps of tiles, in the order of `split`, into maps of images.
 
-        Where tiles overlap, each counts the less the nearer its border is, so that a map has no step where a tile
-        ends; and a tile counts least where it sees least of the surroundings.
+        Where tiles overlap, each counts the less the nearer its border is, so that the map has no steps.
         """
         corners, side = self.corners, self.tile_px
         tiles = tile_map.reshape(-1, len(corners), side, side)
@@ -90,13 +89,7 @@ def predict_tiles(
 ) -> Prediction:
     """Scores images by their tiles: the map is stitched, and the image score is that of the worst tile.
 
-    Args:
-        predict: scores tiles; it gets no more of them at once than there are images, so that memory stays bounded.
-        image: in [0, 1], of the tiling's size.
-        tiling: how to cut.
-
-    Returns:
-        The scores of the whole images.
+    `predict` gets no more tiles at once than there are images, so that memory stays bounded.
     """
     parts = [predict(tiles) for tiles in torch.split(tiling.split(image), len(image))]
     tile_score = torch.cat([part.image_score for part in parts]).reshape(len(image), -1)
@@ -104,14 +97,6 @@ def predict_tiles(
 
 
 def within_region(prediction: Prediction, region: Tensor) -> Prediction:
-    """Gives every pixel outside of the region of interest the lowest score inside it.
-
-    Args:
-        prediction: of images in which the outside was painted over, so that the image score knows nothing of it.
-        region: bool `b h w`, True where scores count; somewhere in every image.
-
-    Returns:
-        The prediction with the map changed.
-    """
+    """Gives every pixel outside of the region of interest (bool `b h w`) the lowest score inside it."""
     lowest = prediction.anomaly_map.masked_fill(~region, torch.inf).flatten(1).amin(dim=1)
     return prediction._replace(anomaly_map=torch.where(region, prediction.anomaly_map, lowest[:, None, None]))

@@ -34,14 +34,7 @@ def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = MAX_FOLDS) -> l
     """Folds of the support, each True for the views that are held out; no image is on both sides.
 
     Every instance is held out once with all its views, or a share of the instances if there are more than `max_folds`.
-    A single image cannot be held out: its views are, one by one, which is easier for any score and so says less.
-
-    Args:
-        instance: the number of the image that a view stems from, see `instances`.
-        max_folds: at least 2.
-
-    Returns:
-        The folds; none for a single view of a single image.
+    A single image cannot be held out: its views are, one by one, which says less. A single view gives no folds.
 
     Example:
         >>> held_out_folds(torch.tensor([0, 0, 1, 1]))
@@ -71,15 +64,7 @@ class HeldOut(NamedTuple):
 
 
 def hold_out(support: Batch, make_anomalous: Callable[[Tensor], Float[Tensor, "f m 3 h w"]]) -> HeldOut | None:
-    """Holds a quarter of the images out, or of the views if there is one image only.
-
-    Args:
-        support: views of normal images.
-        make_anomalous: makes anomalies of held-out views, one batch for every kind.
-
-    Returns:
-        What a check needs; None if there is a single view.
-    """
+    """Holds a quarter of the images out, or of the views if there is one image only; None if there is a single view."""
     instance = instances(support.path)
     folds = held_out_folds(instance, max_folds=4)
     if not folds:
@@ -109,8 +94,8 @@ def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> F
 class ForgettingStop:
     """Notices when a network that is fine-tuned begins to forget, and gives it its best state back.
 
-    A network has forgotten if it scores worse than at its best by more than chance: a paired t-test over the kinds of
-    anomalies, one-sided at 2.5 %. Until then training goes on, also where nothing is gained.
+    It has forgotten if it scores worse than at its best by more than chance: a paired t-test over the kinds of
+    anomalies, one-sided at 2.5 %. Until then training goes on.
     """
 
     def __init__(self) -> None:
@@ -119,12 +104,9 @@ class ForgettingStop:
         self.best_step = 0
 
     def has_forgotten(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> bool:
-        """Takes in a check, and keeps the network's state if it is as good as the best one so far or better.
+        """Takes in a check after `step` updates, and keeps the network's state if no earlier one was better.
 
-        Args:
-            network: as it is after `step` steps.
-            step: optimizer updates made.
-            scores: one per kind of anomaly, higher is better.
+        `scores` has one value per kind of anomaly, higher is better.
         """
         if self._best_scores is None or scores.mean() >= self._best_scores.mean():
             self._best_scores, self.best_step = scores, step
