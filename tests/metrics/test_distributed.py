@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from anomaly_zoo.metrics import AUPRO, AUROC, DetectionMetrics, detection_metrics
+from anomaly_zoo.metrics import AUPRO, DetectionMetrics, detection_metrics
 from tests.metrics.test_detection import random_images
 
 # Which images, in which batches, each of the two processes gets.
@@ -26,12 +26,11 @@ def score_share(rank: int, folder: Path) -> None:
     images = random_images()
     scores = {}
     for split, shares in SPLITS.items():
-        metrics, pixel_aupro, image_auroc = DetectionMetrics(defects=["hole", "scratch"]), AUPRO(), AUROC()
+        metrics, pixel_aupro = DetectionMetrics(defects=["hole", "scratch"]), AUPRO()
         for batch in [images.at(chosen) for chosen in shares[rank]]:
             metrics.update(*batch)
             pixel_aupro.update(batch.anomaly_map, batch.mask)
-            image_auroc.update(batch.image_score, batch.label)
-        scores[split] = [*metrics.compute(), pixel_aupro.compute().item(), image_auroc.compute().item()]
+        scores[split] = [*metrics.compute(), pixel_aupro.compute().item()]
     (folder / f"{rank}.json").write_text(json.dumps(scores))
     dist.destroy_process_group()
 
@@ -51,11 +50,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     expected = detection_metrics(*images)
     for rank in range(2):
         for scores in json.loads((tmp_path / f"{rank}.json").read_text()).values():
-            metrics, per_defect, undefined, aupro_value, auroc_value = scores
+            metrics, per_defect, undefined, aupro_value = scores
             assert metrics == pytest.approx(expected.metrics, abs=1e-12)
             assert list(per_defect) == list(expected.per_defect)
             for name, values in per_defect.items():
                 assert values == pytest.approx(expected.per_defect[name], abs=1e-12)
             assert undefined == {}
             assert aupro_value == pytest.approx(metrics["aupro"], abs=1e-12)
-            assert auroc_value == metrics["image_auroc"]

@@ -8,16 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.classification import BinaryAUROC
 
-from anomaly_zoo.metrics import AUROC, AveragePrecision, F1Max, auroc, average_precision, f1_max
+from anomaly_zoo.metrics import auroc
+from anomaly_zoo.metrics.ranking import Counts, to_array
 
 Function: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-PAIRS = [(auroc, AUROC), (average_precision, AveragePrecision), (f1_max, F1Max)]
-FUNCTIONS = [function for function, _ in PAIRS]
-all_functions = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+
+def average_precision(score: Tensor, label: Tensor) -> Tensor:
+    return torch.tensor(Counts.of([to_array(score)], [to_array(label)]).average_precision(), dtype=torch.float64)
+
+
+def f1_max(score: Tensor, label: Tensor) -> Tensor:
+    return torch.tensor(Counts.of([to_array(score)], [to_array(label)]).f1_max(), dtype=torch.float64)
+
+
+all_functions = pytest.mark.parametrize("function", [auroc, average_precision, f1_max], ids=lambda f: f.__name__)
 
 
 def random_case(seed: int) -> tuple[Tensor, Tensor]:
@@ -51,18 +58,6 @@ def test_equals_scikit_learn(seed: int) -> None:
     assert f1_max(score, label).item() == pytest.approx(f1.max(), abs=1e-12)
 
 
-@pytest.mark.parametrize(("function", "metric_class"), PAIRS)
-def test_metric_over_batches_equals_function(function: Function, metric_class: type[Metric]) -> None:
-    score, label = random_case(7)
-    metric = metric_class()
-    for score_batch, label_batch in zip(torch.split(score, 5), torch.split(label, 5), strict=True):
-        metric.update(score_batch, label_batch)
-    assert torch.equal(metric.compute(), function(score, label))
-    metric.reset()
-    metric.update(score[:2], label[:2])
-    assert torch.equal(metric.compute(), function(score[:2], label[:2]))
-
-
 def test_unbounded_scores_keep_their_order() -> None:
     """torchmetrics pushes scores outside [0, 1] through a sigmoid, and sigmoid(60) is 1 in float32: all tie."""
     generator = torch.Generator().manual_seed(0)
@@ -71,17 +66,13 @@ def test_unbounded_scores_keep_their_order() -> None:
     theirs = BinaryAUROC()
     theirs.update(score, label.long())
     assert theirs.compute().item() == 0.5
-    ours = AUROC()
-    ours.update(score, label)
-    assert ours.compute().item() == pytest.approx(roc_auc_score(label, score))
-    assert ours.compute().item() > 0.85
+    assert auroc(score, label).item() == pytest.approx(roc_auc_score(label, score))
+    assert auroc(score, label).item() > 0.85
 
 
-@all_functions
-def test_returns_float64_scalar(function: Function) -> None:
-    value = function(*random_case(0))
-    assert value.shape == ()
-    assert value.dtype == torch.float64
+def test_returns_float64_scalar() -> None:
+    value = auroc(*random_case(0))
+    assert (value.shape, value.dtype) == ((), torch.float64)
 
 
 @given(cases())
@@ -181,7 +172,6 @@ def test_undefined_raises(function: Function, score: list[float], label: list[bo
 
 
 @pytest.mark.usefixtures("no_type_hook")
-@pytest.mark.parametrize(("function", "metric_class"), PAIRS)
 @pytest.mark.parametrize(
     ("score", "label", "message"),
     [
@@ -191,13 +181,9 @@ def test_undefined_raises(function: Function, score: list[float], label: list[bo
         (torch.tensor([1, 2]), torch.tensor([False, True]), r"floating point, got torch\.int64"),
     ],
 )
-def test_wrong_input_raises(
-    function: Function, metric_class: type[Metric], score: Tensor, label: Tensor, message: str
-) -> None:
+def test_wrong_input_raises(score: Tensor, label: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        function(score, label)
-    with pytest.raises(ValueError, match=message):
-        metric_class().update(score, label)
+        auroc(score, label)
 
 
 @all_functions

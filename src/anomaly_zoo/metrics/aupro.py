@@ -6,11 +6,9 @@ the share of a ground-truth region with such scores, averaged over all regions (
 under the overlap as a function of the false-positive rate from 0 to a limit L, divided by L. Regions are the
 8-connected components of every image's mask; each weighs the same, however many pixels it has.
 
-What is exact here: the curve is not sampled at some thresholds. Its overlap is a weighted sum over anomalous pixels,
-each with the weight ``1 / (pixels of its region * regions)``, so the area is a weighted, truncated Mann-Whitney
-statistic: the pixel contributes the part of [0, L] that lies beyond its own false-positive rate. With the normal
-pixels sorted once, that takes one lookup per anomalous pixel. A tie between normal and anomalous pixels is a straight
-piece of the curve, and the curve is interpolated linearly at L.
+The curve is not sampled at some thresholds. Its overlap is a weighted sum over anomalous pixels, each with the weight
+`1 / (pixels of its region * regions)`; a pixel contributes the part of [0, L] beyond its own false-positive rate. A tie
+of normal and anomalous pixels is a straight piece of the curve, and the curve is interpolated linearly at L.
 """
 
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torchmetrics import Metric
 
-from anomaly_zoo.metrics._counts import Counts, check_pair, to_array, to_arrays, to_scalar
+from anomaly_zoo.metrics.ranking import Counts, check_pair, to_array, to_arrays, to_scalar
 
 
 def aupro(
@@ -30,16 +28,12 @@ def aupro(
 ) -> Float64[Tensor, ""]:
     """Area under the per-region overlap curve up to a false-positive rate of ``fpr_limit``, divided by ``fpr_limit``.
 
-    ``integral_0^L mean_regions(overlap(fpr)) dfpr / L``, where the false-positive rate is over all normal pixels of
-    all n images together: pass a whole test split, normal images included.
+    The false-positive rate is over all normal pixels of all n images: pass a whole test split, normal images included.
 
     Args:
         anomaly_map: one score per pixel; higher is more anomalous; finite, without any further range.
         mask: True where a pixel is anomalous.
         fpr_limit: upper end L of the integral, in (0, 1].
-
-    Returns:
-        A scalar in [0, 1], on the CPU; ``fpr_limit / 2`` is chance.
 
     Raises:
         ValueError: If shapes, types or the limit do not fit, a score is not finite, or no pixel is normal or none
@@ -122,11 +116,7 @@ def region_weights(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> Float64[np.ndarr
 
 
 def check_fpr_limit(fpr_limit: float) -> None:
-    """Check the range of ``fpr_limit``.
-
-    Raises:
-        ValueError: If it is not in (0, 1].
-    """
+    """Raises a ValueError unless the limit is in (0, 1]."""
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
 

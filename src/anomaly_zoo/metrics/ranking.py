@@ -1,168 +1,157 @@
-"""AUROC, average precision and F1-max of unbounded scores, exactly.
+"""AUROC, average precision and F1-max of unbounded scores, exactly, by one sort.
 
-Unlike the metrics of torchmetrics with their default arguments, nothing here pushes scores outside [0, 1]
-through a sigmoid, which merges large scores into one tie; only the order of the scores counts. Ties are handled as
-in scikit-learn (``roc_auc_score``, ``average_precision_score``, ``precision_recall_curve``).
+A ranking metric needs to know, for every *anomalous* score, how many normal scores are higher and how many are not
+lower. These two counts bound a tie exactly, so that nothing is binned, and no score goes through a sigmoid, as
+torchmetrics does with scores outside [0, 1]. Ties count as in scikit-learn.
 
-Sources: Fawcett, "An introduction to ROC analysis", 2006, sec. 7 (AUROC as the probability of a correct
-ranking); scikit-learn's user guide, "Precision, recall and F-measures" (AP as a sum without interpolation); Jeong et
-al., "WinCLIP", CVPR 2023 (F1-max as a metric of anomaly detection).
+Sources: Fawcett, "An introduction to ROC analysis", 2006, sec. 7; scikit-learn's user guide, "Precision, recall and
+F-measures"; Jeong et al., "WinCLIP", CVPR 2023 (F1-max).
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Float64
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
-from torchmetrics import Metric
 
-from anomaly_zoo.metrics._counts import Counts, check_pair, to_array, to_arrays, to_scalar
+
+@dataclass(frozen=True)
+class Counts:
+    """Where the anomalous scores, in ascending order, stand among all scores.
+
+    Attributes:
+        num_normal: number of normal scores.
+        order: positions that sort the anomalous scores; applies to whatever runs parallel to them.
+        higher: normal scores above each anomalous score: false positives just before the threshold reaches it.
+        not_lower: normal scores at or above it: false positives when it is the threshold.
+        detected: anomalous scores at or above it, itself included: true positives when it is the threshold.
+    """
+
+    num_normal: int
+    order: Int64[np.ndarray, " a"]
+    higher: Int64[np.ndarray, " a"]
+    not_lower: Int64[np.ndarray, " a"]
+    detected: Int64[np.ndarray, " a"]
+
+    @classmethod
+    def of(cls, scores: Sequence[Float[np.ndarray, "..."]], labels: Sequence[Bool[np.ndarray, "..."]]) -> "Counts":
+        """Counts over all arrays of ``scores`` together; each has its array in ``labels``, True where anomalous.
+
+        Raises:
+            ValueError: If there is no normal or no anomalous score, or a score is NaN or infinite.
+        """
+        normal, anomalous = _select(scores, labels, anomalous=False), _select(scores, labels, anomalous=True)
+        if not normal.size or not anomalous.size:
+            raise ValueError(
+                "needs at least one normal and one anomalous score, "
+                f"got {normal.size} normal and {anomalous.size} anomalous"
+            )
+        normal.sort()
+        order = np.argsort(anomalous)
+        anomalous = anomalous[order]
+        for value in (normal[0], normal[-1], anomalous[0], anomalous[-1]):  # NaN sorts last
+            if not np.isfinite(value):
+                raise ValueError(f"scores must be finite, got {value}")
+        return cls(
+            num_normal=normal.size,
+            order=order,
+            higher=normal.size - np.searchsorted(normal, anomalous, side="right"),
+            not_lower=normal.size - np.searchsorted(normal, anomalous, side="left"),
+            detected=anomalous.size - np.searchsorted(anomalous, anomalous, side="left"),
+        )
+
+    def auroc(self) -> float:
+        """Area under the receiver operating characteristic curve."""
+        lost_half_pairs = int(self.higher.sum()) + int(self.not_lower.sum())
+        return 1 - lost_half_pairs / (2 * self.num_normal * self.higher.size)
+
+    def average_precision(self) -> float:
+        """Area under the precision-recall curve as a step function: `sum_t (recall_t - recall_{t-1}) precision_t`."""
+        return float(np.mean(self.detected / (self.detected + self.not_lower)))
+
+    def f1_max(self) -> float:
+        """Highest F1 over all thresholds: an upper bound of what a fixed threshold reaches."""
+        return float(np.max(2 * self.detected / (self.detected + self.not_lower + self.detected.size)))
+
+    def aupro(self, weight: Float[np.ndarray, " a"], fpr_limit: float) -> float:
+        """Area under the per-region overlap curve up to ``fpr_limit``, divided by ``fpr_limit``.
+
+        An anomalous score adds its weight to the overlap while the false positives grow from ``higher`` to
+        ``not_lower``, linearly. Left of the limit this piece of the curve and what follows has the area
+        ``limit - (higher + not_lower) / 2``, or that of a triangle if the limit cuts the piece.
+        """
+        limit = fpr_limit * self.num_normal
+        first = np.count_nonzero(self.higher >= limit)
+        higher, not_lower = self.higher[first:], self.not_lower[first:]
+        area = limit - (higher + not_lower) / 2
+        cut = not_lower > limit
+        area[cut] = (limit - higher[cut]) ** 2 / (2 * (not_lower[cut] - higher[cut]))
+        share = np.dot(weight[self.order[first:]], area) / (limit * weight.sum())
+        return min(float(share), 1.0)  # rounding can carry a perfect map just beyond 1
 
 
 def auroc(score: Float[Tensor, " n"], label: Bool[Tensor, " n"]) -> Float64[Tensor, ""]:
     """Area under the receiver operating characteristic curve.
 
-    ``P(anomalous score > normal score) + P(anomalous score = normal score) / 2`` over all pairs.
+    `P(anomalous score > normal score) + P(anomalous score = normal score) / 2` over all pairs.
 
     Args:
         score: higher is more anomalous; finite, without any further range.
         label: True where anomalous.
 
-    Returns:
-        A scalar in [0, 1], on the CPU; 0.5 is chance.
-
     Raises:
-        ValueError: If shapes or types do not fit, a score is not finite, or no score is normal or none anomalous.
+        ValueError: shapes or types do not fit, a score is not finite, or no score is normal or none anomalous.
 
     Example:
-        >>> import torch
         >>> auroc(torch.tensor([61.0, 63.0, 62.0, 64.0]), torch.tensor([False, False, True, True]))
         tensor(0.7500, dtype=torch.float64)
     """
-    return to_scalar(_counts(score, label).auroc())
-
-
-def average_precision(score: Float[Tensor, " n"], label: Bool[Tensor, " n"]) -> Float64[Tensor, ""]:
-    """Average precision: the area under the precision-recall curve as a step function.
-
-    ``sum_t (recall_t - recall_{t-1}) precision_t`` over the distinct scores t in descending order.
-
-    Args:
-        score: higher is more anomalous; finite, without any further range.
-        label: True where anomalous.
-
-    Returns:
-        A scalar in (0, 1], on the CPU; the ratio of anomalous labels is chance.
-
-    Raises:
-        ValueError: If shapes or types do not fit, a score is not finite, or no score is normal or none anomalous.
-
-    Example:
-        >>> import torch
-        >>> average_precision(torch.tensor([61.0, 63.0, 62.0, 64.0]), torch.tensor([False, False, True, True]))
-        tensor(0.8333, dtype=torch.float64)
-    """
-    return to_scalar(_counts(score, label).average_precision())
-
-
-def f1_max(score: Float[Tensor, " n"], label: Bool[Tensor, " n"]) -> Float64[Tensor, ""]:
-    """F1 score at the best threshold: ``max_t 2 TP_t / (2 TP_t + FP_t + FN_t)``.
-
-    The threshold is chosen with the labels, so this is an upper bound on what any fixed threshold reaches.
-
-    Args:
-        score: higher is more anomalous; finite, without any further range.
-        label: True where anomalous.
-
-    Returns:
-        A scalar in (0, 1], on the CPU.
-
-    Raises:
-        ValueError: If shapes or types do not fit, a score is not finite, or no score is normal or none anomalous.
-
-    Example:
-        >>> import torch
-        >>> f1_max(torch.tensor([61.0, 63.0, 62.0, 64.0]), torch.tensor([False, False, True, True]))
-        tensor(0.8000, dtype=torch.float64)
-    """
-    return to_scalar(_counts(score, label).f1_max())
-
-
-def _counts(score: Tensor, label: Tensor) -> Counts:
     check_pair(score, label, num_dims=1)
-    return Counts.of([to_array(score)], [to_array(label)])
+    return to_scalar(Counts.of([to_array(score)], [to_array(label)]).auroc())
 
 
-class _RankingMetric(Metric):
-    """Collects scores and labels; subclasses say what to compute from their counts."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    score: list[Tensor]
-    label: list[Tensor]
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("score", default=[], dist_reduce_fx="cat")
-        self.add_state("label", default=[], dist_reduce_fx="cat")
-
-    def update(self, score: Float[Tensor, " b"], label: Bool[Tensor, " b"]) -> None:
-        """Add scores, and labels that are True where anomalous."""
-        check_pair(score, label, num_dims=1)
-        self.score.append(score.detach())
-        self.label.append(label)
-
-    def _counts(self) -> Counts:
-        return Counts.of(to_arrays(self.score), to_arrays(self.label))
+def _select(
+    scores: Sequence[Float[np.ndarray, "..."]], labels: Sequence[Bool[np.ndarray, "..."]], anomalous: bool
+) -> Float[np.ndarray, " n"]:
+    """Copy of the anomalous or of the normal scores, filled array by array so that nothing is held twice."""
+    selected = np.empty(
+        sum(int(np.count_nonzero(label == anomalous)) for label in labels),
+        dtype=np.result_type(np.float32, *{score.dtype for score in scores}),
+    )
+    end = 0
+    for score, label in zip(scores, labels, strict=True):
+        part = score[label == anomalous]
+        selected[end : end + part.size] = part
+        end += part.size
+    return selected
 
 
-class AUROC(_RankingMetric):
-    """Area under the receiver operating characteristic curve over everything seen; see `auroc`.
-
-    Example:
-        >>> import torch
-        >>> metric = AUROC()
-        >>> metric.update(torch.tensor([61.0, 63.0]), torch.tensor([False, False]))
-        >>> metric.update(torch.tensor([62.0, 64.0]), torch.tensor([True, True]))
-        >>> metric.compute()
-        tensor(0.7500, dtype=torch.float64)
-    """
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """The metric over all scores of all processes."""
-        return to_scalar(self._counts().auroc())
+def to_array(tensor: Shaped[Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+    """NumPy view of a tensor; a copy only if it lies on a device or is a float narrower than 32 bits."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
 
 
-class AveragePrecision(_RankingMetric):
-    """Average precision over everything seen; see `average_precision`.
-
-    Example:
-        >>> import torch
-        >>> metric = AveragePrecision()
-        >>> metric.update(torch.tensor([61.0, 63.0]), torch.tensor([False, False]))
-        >>> metric.update(torch.tensor([62.0, 64.0]), torch.tensor([True, True]))
-        >>> metric.compute()
-        tensor(0.8333, dtype=torch.float64)
-    """
-
-    def compute(self) -> Float64[Tensor, ""]:
-        """The metric over all scores of all processes."""
-        return to_scalar(self._counts().average_precision())
+def to_arrays(state: Tensor | list[Tensor]) -> list[Shaped[np.ndarray, "..."]]:
+    """NumPy views of the batches in a list state, which torchmetrics turns into one tensor when it synchronises."""
+    return [to_array(tensor) for tensor in (state if isinstance(state, list) else [state])]
 
 
-class F1Max(_RankingMetric):
-    """F1 score at the best threshold over everything seen; see `f1_max`.
+def to_scalar(value: float) -> Float64[Tensor, ""]:
+    """Zero-dimensional float64 tensor; on the CPU, where it was computed (some devices have no float64)."""
+    return torch.tensor(value, dtype=torch.float64)
 
-    Example:
-        >>> import torch
-        >>> metric = F1Max()
-        >>> metric.update(torch.tensor([61.0, 63.0]), torch.tensor([False, False]))
-        >>> metric.update(torch.tensor([62.0, 64.0]), torch.tensor([True, True]))
-        >>> metric.compute()
-        tensor(0.8000, dtype=torch.float64)
-    """
 
-    def compute(self) -> Float64[Tensor, ""]:
-        """The metric over all scores of all processes."""
-        return to_scalar(self._counts().f1_max())
+def check_pair(score: Tensor, label: Tensor, num_dims: int) -> None:
+    """Raises a ValueError unless these are a float and a bool tensor of one shape with so many dimensions."""
+    if score.shape != label.shape or score.ndim != num_dims:
+        raise ValueError(
+            f"scores and labels must have one shape of {num_dims} dimension(s), "
+            f"got {tuple(score.shape)} and {tuple(label.shape)}"
+        )
+    if not score.is_floating_point():
+        raise ValueError(f"scores must be floating point, got {score.dtype}")
+    if label.dtype != torch.bool:
+        raise ValueError(f"labels must be bool, got {label.dtype}")
