@@ -69,7 +69,7 @@ def test_every_image_is_scored_once_by_a_fit_of_the_others(tiny_root: Path, view
 
 
 def test_more_images_than_folds_leave_several_out_at_a_time(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly_zoo.module.held_out_folds", partial(held_out_folds, max_folds=2))
+    monkeypatch.setattr("anomaly_zoo.nn.validation.held_out_folds", partial(held_out_folds, max_folds=2))
     data = MVTecDataModule(tiny_root, "alpha", shots=6, image_size=64)
     module = Witness(backbone())
     fitted(module, data)

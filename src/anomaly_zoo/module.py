@@ -3,58 +3,35 @@
 prepare(support) -> training_step x steps -> fit(features) -> distances(features)
 """
 
-import inspect
-from abc import ABCMeta, abstractmethod
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from abc import abstractmethod
+from typing import Any, Literal
 
-import lightning.pytorch as L
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from anomaly_zoo.checkpoints import Rebuildable
 from anomaly_zoo.nn.backbone import Backbone, stages_of
 from anomaly_zoo.nn.memory import PatchMemory
 from anomaly_zoo.nn.orientation import NUM_ASKED, NUM_ORIENTATIONS, NUM_SYMMETRIES, find_orientations
 from anomaly_zoo.nn.scoring import Pooling, Scorer
 from anomaly_zoo.nn.tiling import Tiling, predict_tiles, within_region
-from anomaly_zoo.nn.validation import held_out_folds
+from anomaly_zoo.nn.validation import held_out_parts
 from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
-Module = TypeVar("Module", bound="AnomalyModule")
 Orientations = Literal["found", "square"]
 
 VIEWS_OF_ONE = 8
 """Views of a single support image, since there is no other image to hold out."""
 
 
-class _NotesArguments(ABCMeta):
-    """Notes the constructor's arguments but the backbone, which rebuild the module from a checkpoint.
-
-    Lightning's `save_hyperparameters` looks through the callers, and misses them where a decorator stands between.
-    """
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        module = super().__call__(*args, **kwargs)
-        signature = inspect.signature(type(module).__init__)
-        bound = signature.bind(module, *args, **kwargs)
-        bound.apply_defaults()
-        others = {"self", "backbone"} | {p.name for p in signature.parameters.values() if p.kind == p.VAR_KEYWORD}
-        given = bound.arguments | kwargs
-        module._init_args = {name: value for name, value in given.items() if name not in others}
-        return module
-
-
-class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
+class AnomalyModule(Rebuildable):
     """Adapts to a few normal images, then scores new ones.
 
-    A method says which distances it measures: it overrides `distances`, and those of `prepare`, `training_step`,
-    `features` and `fit` that it needs. All else is the same for every method: which images are held out, the units of
-    the distances, the memory beside the method, and how map and image score come of them (`nn/scoring.py`).
-
-    Whatever scoring needs is a parameter or a buffer, so that it moves with `.to()` and lies in the checkpoint. What is
-    fine-tuned is called `network`. Metrics, files and tracking are none of a method's business. The support comes from
-    `trainer.datamodule`.
+    A method overrides `distances`, and those of `prepare`, `training_step`, `features` and `fit` that it needs. All
+    else is the same for every method: which images are held out, the units of the distances, the memory beside the
+    method, and how map and image score come of them (`nn/scoring.py`). Whatever scoring needs is a parameter or a
+    buffer; what is fine-tuned is called `network`. The support comes from `trainer.datamodule`.
 
     Args:
         backbone: the pre-trained network, already loaded; it stays frozen, and a method tunes a copy.
@@ -62,14 +39,12 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         learning_rate: of Adam, over all trainable parameters.
         memory: whether the distance to a memory of the support's patches counts beside the method's own distances.
         max_patches: of every stage that a memory keeps.
-        support_views: views of every support image that is fitted to: 1 is the image as it is, more add mildly
-            augmented views (see `data/transforms.py`), one for each orientation at least.
-        orientations: of the views: those in which the support tells that the product comes (`found`, see
-            `nn/orientation.py`), or always the symmetries of the `square`.
+        support_views: views of every support image that is fitted to: the image as it is, and mildly augmented ones,
+            one for each orientation at least.
+        orientations: of the views: `found` in the support (`nn/orientation.py`), or the symmetries of the `square`.
 
     Attributes:
-        held_out_scores: image scores of the support images, each by a fit that did not see it; of a single image,
-            those of its augmented views.
+        held_out_scores: image scores of support images (of a single one, its views), by fits that did not see them.
         held_out_peaks: the largest values of their anomaly maps.
         held_out_level: the mean value of their anomaly maps.
 
@@ -90,7 +65,6 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
     steps_made: Tensor
     kept_step: Tensor
     weights_moved: Tensor
-    _init_args: dict[str, Any]
 
     def __init__(
         self,
@@ -117,13 +91,11 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         self.memory = patches if memory else None
         self.scorer = Scorer(self.pooling)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        self.register_buffer("is_fitted", torch.tensor(False))
         self.register_buffer("found_orientations", torch.arange(min(support_views, NUM_SYMMETRIES)))
         for name in ("held_out_scores", "held_out_peaks", "held_out_level"):
             self.register_buffer(name, torch.empty(0))
-        self.register_buffer("steps_made", torch.tensor(0))
-        self.register_buffer("kept_step", torch.tensor(-1))
-        self.register_buffer("weights_moved", torch.tensor(0.0))
+        for name, value in (("is_fitted", False), ("steps_made", 0), ("kept_step", -1), ("weights_moved", 0.0)):
+            self.register_buffer(name, torch.tensor(value))
 
     # What a method overrides
 
@@ -241,14 +213,14 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
         if self.memory is not None:
             images = self.memory.fit([stage[fitted] for stage in features[: self.num_stages]])
         groups, num_scored = [], 0
-        for held_out in _held_out(number):
+        for held_out in held_out_parts(number):
             rest = fitted[~torch.isin(fitted, held_out)]
             self.fit([stage[rest] for stage in features])
             memory = self.memory.without(torch.isin(fitted, held_out), images) if self.memory is not None else None
             first = held_out[:, :, 0].flatten()
             num_scored += len(held_out)
             groups.append(self._groups([stage[first] for stage in features], memory))
-        joined = [_join([fold[i] for fold in groups]) for i in range(len(groups[0]))]
+        joined = [Distances.join(parts) for parts in zip(*groups, strict=True)]
         self.scorer.fit(joined)
         self._keep_held_out(self.scorer(joined, tuple(support.image.shape[2:])), num_scored, datamodule.tiling)
         self.fit([stage[fitted] for stage in features])
@@ -292,42 +264,3 @@ class AnomalyModule(L.LightningModule, metaclass=_NotesArguments):
     def _tuned(self) -> Float[Tensor, " n"]:
         network: nn.Module = getattr(self, "network", self)
         return torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
-
-    # Checkpoints hold plain numbers and tensors; loading needs no arguments and unpickles no code.
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what rebuilds the module."""
-        checkpoint["backbone"] = self.backbone_spec
-        checkpoint["init_args"] = self._init_args
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""
-        for name, buffer in self.named_buffers():
-            if name in checkpoint["state_dict"]:
-                buffer.resize_(checkpoint["state_dict"][name].shape)
-
-    @classmethod
-    def load_from_checkpoint(cls: type[Module], checkpoint_path: str | Path, **kwargs: Any) -> Module:  # type: ignore[override]
-        """Rebuilds the module as it was saved: the same scores to the last bit.
-
-        Args:
-            checkpoint_path: a file written by `Trainer.save_checkpoint`.
-            **kwargs: constructor arguments that replace the saved ones.
-        """
-        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-        kwargs = checkpoint["init_args"] | kwargs
-        kwargs.setdefault("backbone", Backbone(**checkpoint["backbone"], weights="none"))
-        return super().load_from_checkpoint(checkpoint_path, weights_only=True, **kwargs)
-
-
-def _held_out(number: Int[Tensor, "k t v"]) -> list[Int[Tensor, "m t _"]]:
-    """Parts of the support that are held out together: images with all views, or of a single image its views."""
-    if len(number) > 1:
-        return [number[fold] for fold in held_out_folds(torch.arange(len(number)))]
-    return [number[:, :, view : view + 1] for view in range(1, number.shape[2])]
-
-
-def _join(groups: list[Distances]) -> Distances:
-    """The distances of several batches as those of one."""
-    kinds = (zip(*kind, strict=True) for kind in zip(*groups, strict=True))
-    return Distances(*([torch.cat(distance) for distance in kind] for kind in kinds))

@@ -12,6 +12,7 @@ Axis legend, used in every shape annotation:
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -49,6 +50,12 @@ class Distances(NamedTuple):
     patch: Sequence[Float[Tensor, "b _ _"]] = ()
     detail: Sequence[Float[Tensor, "b _ _"]] = ()
     image: Sequence[Float[Tensor, " b"]] = ()
+
+    @classmethod
+    def join(cls, parts: Sequence["Distances"]) -> "Distances":
+        """The distances of several batches as those of one."""
+        kinds = (zip(*kind, strict=True) for kind in zip(*parts, strict=True))
+        return cls(*([torch.cat(distance) for distance in kind] for kind in kinds))
 
     def all(self) -> list[Tensor]:
         """Every distance, in one list."""

@@ -47,6 +47,13 @@ def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = MAX_FOLDS) -> l
     return [groups % num_folds == fold for fold in range(num_folds)] if num_folds > 1 else []
 
 
+def held_out_parts(number: Int[Tensor, "k t v"]) -> list[Int[Tensor, "m t _"]]:
+    """Parts of k images with t tiles and v views that are held out together: images, or of a single one its views."""
+    if len(number) > 1:
+        return [number[fold] for fold in held_out_folds(torch.arange(len(number)))]
+    return [number[:, :, view : view + 1] for view in range(1, number.shape[2])]
+
+
 class HeldOut(NamedTuple):
     """What a check of a network needs.
 
