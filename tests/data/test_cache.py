@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from anomaly_zoo.data.cache import ImageCache
 from anomaly_zoo.data.dataset import MVTecDataset
-from anomaly_zoo.data.items import Item, collate
 from anomaly_zoo.data.mvtec import MVTecDataModule
+from anomaly_zoo.data.samples import Sample, collate
 from tests.data.test_mvtec import assert_equal, batches, forks
 
 RNG = np.random.default_rng(0)
@@ -43,8 +43,8 @@ def test_what_was_put_comes_back(size: int) -> None:
 def test_the_budget_holds() -> None:
     size, budget_mib = 256, 1
     cache = ImageCache(100, size, budget_mib)
-    assert cache._records is not None
-    assert cache._records.nbytes <= budget_mib * 2**20 < cache._records.nbytes + 4 * size**2
+    assert cache._rows is not None
+    assert cache._rows.nbytes <= budget_mib * 2**20 < cache._rows.nbytes + 4 * size**2
     assert cache.capacity == 4
     for index in (3, 4):
         cache.put(index, *entry(size))
@@ -80,7 +80,9 @@ def test_the_second_pass_reads_no_file_and_yields_the_same(tiny_root: Path, monk
 @pytest.mark.skipif(os.name == "nt", reason="needs fork")
 def test_workers_fill_the_cache_of_all(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = MVTecDataset(tiny_root, "alpha", 32, cache_mib=1)
-    loader: DataLoader[Item] = DataLoader(dataset, 2, num_workers=2, collate_fn=collate, multiprocessing_context="fork")
+    loader: DataLoader[Sample] = DataLoader(
+        dataset, 2, num_workers=2, collate_fn=collate, multiprocessing_context="fork"
+    )
     first = list(loader)
     assert dataset.cache.num_kept == len(dataset)
     monkeypatch.setattr(MVTecDataset, "_read", None)
