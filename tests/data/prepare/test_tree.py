@@ -1,9 +1,15 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from anomaly_zoo.data.prepare import tree
 from anomaly_zoo.data.prepare.places import split_normal
 from anomaly_zoo.data.prepare.tree import Files, damaged_files, is_finished, thin_out, write_tree
 from tests.conftest import write_image
@@ -54,6 +60,96 @@ def test_places_are_checked(places: list[str], message: str, image: Path, tmp_pa
     with pytest.raises(FileNotFoundError, match=r"gone\.png is missing: unpack or install"):
         write_tree(tmp_path / "set", {"c/train/good/a.png": tmp_path / "gone.png"}, {}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def many(image: Path) -> Files:
+    return {f"c/train/good/{number}.png": image for number in range(50)}
+
+
+def test_an_empty_folder_may_be_there_and_nothing_else(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write_tree(tmp_path / "set", many(image), {}, {})
+    assert is_finished(tmp_path / "set", {})
+    for path in (image, image.parent):
+        with pytest.raises(FileExistsError, match="exists and is not a finished conversion"):
+            is_finished(path, {})
+
+
+def test_without_hard_links_it_copies(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_tree(tmp_path / "set", many(image), {}, {})
+    copy = tmp_path / "set" / "c" / "train" / "good" / "0.png"
+    assert (copy.stat().st_nlink, copy.read_bytes()) == (1, image.read_bytes())
+
+
+def test_an_interrupted_conversion_leaves_nothing(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(source: Path, target: Path) -> None:
+        if target.name == "30.png":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tree, "_link_or_copy", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_tree(tmp_path / "set", many(image), {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from anomaly_zoo.data.prepare import tree
+original, calls = tree._link_or_copy, []
+def link(*paths):
+    original(*paths)
+    calls.append(paths)
+    if len(calls) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+tree._link_or_copy = link
+files = {f"c/train/good/{number}.png": Path(sys.argv[2]) for number in range(50)}
+time.sleep(max(0, float(sys.argv[4]) - time.time()))
+if not tree.is_finished(Path(sys.argv[1]), {}):
+    tree.write_tree(Path(sys.argv[1]), files, {}, {})
+"""
+
+
+def start(target: Path, image: Path, killed_after: int = 0, start_at: float = 0) -> subprocess.Popen[bytes]:
+    arguments = [str(argument) for argument in (target, image, killed_after, start_at)]
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stderr=subprocess.PIPE)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_conversion_is_simply_done_again(image: Path, tmp_path: Path) -> None:
+    process = start(tmp_path / "set", image, killed_after=30)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "set").exists()
+    assert [path.suffix for path in tmp_path.iterdir() if path != image.parent] == [".tmp"]
+    write_tree(tmp_path / "set", many(image), {}, {})
+    assert is_finished(tmp_path / "set", {})
+
+
+def test_concurrent_conversions_agree(image: Path, tmp_path: Path) -> None:
+    processes = [start(tmp_path / "set", image, start_at=time.time() + 5) for _ in range(3)]
+    for process in processes:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error.decode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "source"]
+    assert damaged_files(tmp_path / "set") == []
+
+
+def test_losing_the_race_is_no_error(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = tree._build
+
+    def slow(building: Path, files: Files) -> None:
+        build(building, files)
+        monkeypatch.setattr(tree, "_build", build)
+        write_tree(tmp_path / "set", many(image), {}, {})  # another process finishes first
+
+    monkeypatch.setattr(tree, "_build", slow)
+    write_tree(tmp_path / "set", many(image), {}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "source"]
 
 
 def test_the_split_of_normal_images() -> None:

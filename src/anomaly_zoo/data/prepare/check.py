@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files, subfolders
+from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files, is_image_file, subfolders
 from anomaly_zoo.data.images import read_image, read_mask
 from anomaly_zoo.data.prepare.duplicates import near_duplicates, thumbnail
 from anomaly_zoo.data.prepare.tree import Files
@@ -47,7 +47,7 @@ def files_of(root: Path) -> Files:
             continue
         paths = [path for folder in folders for path in image_files(folder)]
         paths += [category / POLYGON_FILE] if (category / POLYGON_FILE).is_file() else []
-        paths += [path for path in sorted((category / MASK_FOLDER).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths += [path for path in sorted((category / MASK_FOLDER).rglob("*")) if is_image_file(path)]
         found |= {path.relative_to(root).as_posix(): path for path in paths}
     return found
 
@@ -189,14 +189,9 @@ class _Inspection:
 
 
 def unread_files(folder: Path, files: Files) -> list[str]:
-    """Counts files that nothing reads, hidden ones aside: they may have been meant to be images of the dataset.
+    """Counts files beside those that are read, hidden ones aside: they may have been meant to be images.
 
-    Args:
-        folder: the dataset, or a folder of one's own.
-        files: what is read of it.
-
-    Returns:
-        A sentence for every other suffix, and for every folder with images.
+    Returns a sentence for every suffix that is none of an image, and for every folder with images.
     """
     read = {path.absolute() for path in files.values() if isinstance(path, Path)}
     suffixes: Counter[str] = Counter()

@@ -13,9 +13,7 @@ _SHOTS = 8
 def commands_to_run(root: Path, files: Files) -> str:
     """The command that runs the benchmark on a dataset; without anomalous images, that which adapts to the normal ones.
 
-    Args:
-        root: the dataset in the MVTec layout.
-        files: what it holds, or will hold.
+    The root need not be there yet: the files are what it holds, or will hold.
     """
     parts = [place.split("/") for place in files]
     train = Counter(part[0] for part in parts if part[1] == "train")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files, subfolders
+from anomaly_zoo.data.image_files import image_files, is_image_file, subfolders
 from anomaly_zoo.data.prepare.places import placed, split_normal
 from anomaly_zoo.data.prepare.tree import Files, is_finished, thin_out, write_tree
 from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
@@ -90,7 +90,7 @@ def _defects(folder: Path) -> Iterator[tuple[str, list[Path]]]:
 
 def _masks(folder: Path, category: str, files: dict[str, Path], complete: bool) -> Iterator[tuple[str, Path]]:
     """The masks with their places; none, if the folder has none."""
-    paths = [path for path in sorted((folder / MASKS).rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths = [path for path in sorted((folder / MASKS).rglob("*")) if is_image_file(path)]
     masks = {path.relative_to(folder / MASKS).with_name(path.stem.removesuffix("_mask")): path for path in paths}
     images = {place: image for place, image in files.items() if image.is_relative_to(folder / ANOMALOUS)}
     stems = Counter(image.stem for image in images.values())
