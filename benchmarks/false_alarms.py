@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from anomaly_zoo.config import build, quiet, resolve
-from anomaly_zoo.data.images import image_files, read_image
+from anomaly_zoo.data.image_files import image_files
+from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.adapting import make_model
 from anomaly_zoo.deploy.calibration import tail_quantile
 from anomaly_zoo.deploy.torch_inspector import TorchInspector

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_zoo.data.images import image_files, read_image
+from anomaly_zoo.data.image_files import image_files
+from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.transforms import resize
 from anomaly_zoo.nn.synthesis import FAMILIES
 

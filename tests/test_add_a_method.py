@@ -61,7 +61,7 @@ def test_a_method_is_forty_lines() -> None:
 
 def test_it_finds_defects_of_solar_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("elpv_dataset", reason="needs the extra `embedded`")
-    from anomaly_zoo.data.sources import elpv
+    from anomaly_zoo.data.prepare import elpv
 
     monkeypatch.setenv("WANDB", "0")
     root = elpv.prepare(tmp_path / "elpv", max_test=40)

@@ -126,10 +126,10 @@ def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tu
     if root is None:
         root = mvtec if name == "mvtec_ad" else Path("datasets") / name
         if name == "elpv":
-            from anomaly_zoo.data.sources import elpv
+            from anomaly_zoo.data.prepare import elpv
 
             if not root.exists():
-                console.print(f"ELPV: {elpv.LICENCE} {elpv.CITATION}", style="dim", markup=False)
+                console.print(f"ELPV: {elpv.ELPV.licence} {elpv.ELPV.citation}", style="dim", markup=False)
             elpv.prepare(root)
     return name, root
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from anomaly_zoo.data.dataset import MVTecDataset
-from anomaly_zoo.data.images import image_files, read_image
+from anomaly_zoo.data.image_files import image_files
+from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.transforms import resize
 from tests.conftest import write_image
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_zoo.data.images import IMAGE_SUFFIXES, image_files, read_image, read_mask
+from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files
+from anomaly_zoo.data.images import read_image, read_mask
 from tests.conftest import write_image
 
 RNG = np.random.default_rng(0)
@@ -163,7 +164,7 @@ def test_every_kind_of_mask(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(mask, MASK)
 
 
-def test_image_files_are_sorted_and_others_passed_over(tmp_path: Path) -> None:
+def test_image_files_are_sorted_and_others_unread_files(tmp_path: Path) -> None:
     names = ["b.png", "a.JPG", "c.tiff", "._a.png", "notes.txt", "Thumbs.db", "B.webp"]
     for name in names:
         (tmp_path / name).touch()

@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-import importlib
 import json
 import shutil
 import subprocess
@@ -11,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from anomaly_zoo.data import __main__ as command
-from anomaly_zoo.data.__main__ import main, source_names
-from anomaly_zoo.data.download import Download
-from anomaly_zoo.data.mvtec import MVTecDataset
-from tests.data.sources.miniatures import ksdd, ksdd2
-from tests.data.test_download import Handler, server
-from tests.data.test_own_folder import folder
+from anomaly_zoo.data.__main__ import main
+from anomaly_zoo.data.dataset import MVTecDataset
+from anomaly_zoo.data.prepare.download import Download
+from anomaly_zoo.data.prepare.public_datasets import PUBLIC_DATASETS
+from tests.data.prepare.miniatures import ksdd, ksdd2
+from tests.data.prepare.test_download import Handler, server
+from tests.data.prepare.test_own_folder import folder
 
 __all__ = ["folder", "server"]
 
@@ -29,11 +29,10 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_list_names_all_with_their_licence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    for name in source_names():
-        about = importlib.import_module(f"anomaly_zoo.data.sources.{name}").ABOUT
+    for name, dataset in PUBLIC_DATASETS.items():
         assert name in shown
-        assert about.licence in shown
-        assert (about.download is not None) or about.by_hand in shown
+        assert dataset.licence in shown
+        assert (dataset.download is not None) or dataset.by_hand in shown
 
 
 def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,10 +68,9 @@ def test_from_the_address_to_the_dataset(
     ksdd(tmp_path / "raw")
     data = Path(shutil.make_archive("published", "zip", tmp_path / "raw")).read_bytes()
     monkeypatch.setitem(Handler.files, "KolektorSDD.zip", data)
-    source = importlib.import_module("anomaly_zoo.data.sources.ksdd")
     urls = tuple(f"{server}/{manner}/KolektorSDD.zip" for manner in ("missing", "drops"))
     download = Download("KolektorSDD.zip", urls, hashlib.sha256(data).hexdigest())
-    monkeypatch.setattr(source, "ABOUT", dataclasses.replace(source.ABOUT, download=download))
+    monkeypatch.setitem(PUBLIC_DATASETS, "ksdd", dataclasses.replace(PUBLIC_DATASETS["ksdd"], download=download))
     assert main(["prepare", "ksdd"]) == 0
     shown = capsys.readouterr().out
     assert "make bench METHOD=frozen SHOTS=8 ROOT=datasets/ksdd" in shown
@@ -187,11 +185,11 @@ def test_only_normal_images(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> list[str]:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "source_names", interrupted)
-    assert main(["list"]) == 130
+    monkeypatch.setattr(command, "convert", interrupted)
+    assert main(["prepare", "ksdd2"]) == 130
     assert "goes on with what is downloaded" in capsys.readouterr().err
 
 

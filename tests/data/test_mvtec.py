@@ -11,7 +11,8 @@ import torch
 
 from anomaly_zoo.data import dataset, mvtec
 from anomaly_zoo.data.images import read_image
-from anomaly_zoo.data.mvtec import TRAIN_BATCHES, MVTecDataModule, support_paths
+from anomaly_zoo.data.mvtec import TRAIN_BATCHES, MVTecDataModule
+from anomaly_zoo.data.support import support_paths
 from anomaly_zoo.data.transforms import resize
 from anomaly_zoo.types import Batch
 

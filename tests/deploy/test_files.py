@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_zoo.data.images import IMAGE_SUFFIXES, read_image
-from anomaly_zoo.deploy.files import SUFFIXES, find_images, watch_folder
+from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy.files import find_images, watch_folder
 from tests.conftest import write_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -19,10 +19,6 @@ def is_whole(path: Path) -> bool:
         return bool(read_image(path).size)
     except (ValueError, OSError):
         return False
-
-
-def test_the_endings_are_those_of_the_datasets() -> None:
-    assert SUFFIXES == IMAGE_SUFFIXES
 
 
 def test_files_folders_and_patterns(tmp_path: Path) -> None:

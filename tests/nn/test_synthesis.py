@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from anomaly_zoo.data.images import image_files, read_image
+from anomaly_zoo.data.image_files import image_files
+from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.transforms import resize
 from anomaly_zoo.nn.synthesis import FAMILIES, _Canvas, blob, cut_paste, jigsaw, perlin_foreign, synthesize
 

@@ -1,25 +1,21 @@
 """`python -m anomaly_zoo.data list|prepare|check`: datasets into the MVTec layout, and what is wrong with them."""
 
 import argparse
-import importlib
-import pkgutil
 import shlex
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from anomaly_zoo.data import own_folder, sources
-from anomaly_zoo.data.conversion import About, differs_from_published, how_to_get
-from anomaly_zoo.data.images import image_files
-from anomaly_zoo.data.inspection import Report, files_of, inspect
-from anomaly_zoo.data.next_steps import next_steps
-from anomaly_zoo.data.passed_over import broken_links, passed_over
-from anomaly_zoo.data.tree import FINISHED, check_places, damaged_files
+from anomaly_zoo.data.image_files import image_files
+from anomaly_zoo.data.prepare import elpv, own_folder
+from anomaly_zoo.data.prepare.check import broken_links, files_of, inspect, unread_files
+from anomaly_zoo.data.prepare.commands import commands_to_run
+from anomaly_zoo.data.prepare.conversion import PublicDataset, convert, differs_from_published, how_to_get
+from anomaly_zoo.data.prepare.public_datasets import PUBLIC_DATASETS
+from anomaly_zoo.data.prepare.tree import FINISHED, check_places, damaged_files
 
 DATASETS = Path("datasets")
 
@@ -37,11 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. The same command goes on with what is downloaded already.\n")
         return 130
-
-
-def source_names() -> list[str]:
-    """Names of the datasets that can be prepared: the files in `sources/`."""
-    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -63,52 +54,76 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _source(name: str) -> ModuleType:
-    if name not in source_names():
-        folder = Path(name).expanduser()
-        if name and folder.is_dir():
-            raise ValueError(_no_layout(folder))
-        raise ValueError(f"{name!r} is neither a dataset ({', '.join(source_names())}) nor a folder with normal/ in it")
-    return importlib.import_module(f"{sources.__name__}.{name}")
-
-
 def _list(options: argparse.Namespace, console: Console) -> int:
     del options
-    for name in source_names():
-        about: About = _source(name).ABOUT
+    for name, dataset in PUBLIC_DATASETS.items():
         there = f"prepared in {DATASETS / name}" if (DATASETS / name / FINISHED).is_file() else ""
-        get = there or ("`prepare` downloads it" if about.download else about.by_hand)
-        console.print(f"{name:14} {about.licence}\n{'':14} {get}")
+        get = there or ("`prepare` downloads it" if dataset.download else dataset.by_hand)
+        console.print(f"{name:14} {dataset.licence}\n{'':14} {get}")
     return 0
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> int:
     folder = Path(options.name).expanduser()
-    given = {"max_test": _max_test(options.max_test)} if options.max_test is not None else {}
     own = own_folder.is_own_folder(folder)
     _check_options(options, own)
     if own:
         target = options.to or DATASETS / folder.resolve().name
-        own_folder.prepare(folder, target, options.num_train, **given)
-        console.print(next_steps(target, files_of(target)))
-        return 0
-    source = _source(options.name)
-    about: About = source.ABOUT
-    target = options.to or DATASETS / options.name
-    if options.labels is not None:
-        given["labels"] = options.labels
-    if not (target / FINISHED).is_file():
-        console.print(f"{about.licence}\nPlease cite: {about.citation}")
-    progress = _progress(console)
-    try:
-        source.prepare(target, options.raw, progress=partial(_show, progress), **given)
-    finally:
-        if progress.live.is_started:
-            progress.stop()
-    if difference := differs_from_published(about, target):
-        console.print(f"note: {difference}")
-    console.print(next_steps(target, files_of(target)))
+        own_folder.prepare(folder, target, options.num_train, _max_test(options.max_test, None))
+    else:
+        dataset = _dataset(options.name)
+        target = (options.to or DATASETS / options.name).expanduser()
+        if not (target / FINISHED).is_file():
+            console.print(f"{dataset.licence}\nPlease cite: {dataset.citation}")
+        max_test = _max_test(options.max_test, dataset.max_test)
+        if options.name == "elpv":
+            elpv.prepare(target, options.raw, max_test, options.labels or elpv.DEFAULT_LABELS)
+        else:
+            _convert(dataset, target, options.raw, max_test, console)
+        if difference := differs_from_published(dataset, target):
+            console.print(f"note: {difference}")
+    console.print(commands_to_run(target, files_of(target)))
     return 0
+
+
+def _check_options(options: argparse.Namespace, own: bool) -> None:
+    """Refuses options that would have no effect."""
+    if options.labels is not None and (own or options.name != "elpv"):
+        raise ValueError("--labels is for elpv only")
+    if options.num_train is not None and not own:
+        raise ValueError("--num-train is for a folder of your own only: a public dataset has its split")
+    if options.raw is not None and own:
+        raise ValueError(f"--from is for public datasets: {options.name} is a folder of your own already")
+
+
+def _max_test(text: str | None, default: int | None) -> int | None:
+    if text is None or text == "all":
+        return default if text is None else None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--max-test is {text!r}: choose a number from 1, or all")
+    return int(text)
+
+
+def _dataset(name: str) -> PublicDataset:
+    if name in PUBLIC_DATASETS:
+        return PUBLIC_DATASETS[name]
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        raise ValueError(_no_layout(folder))
+    raise ValueError(f"{name!r} is neither a dataset ({', '.join(PUBLIC_DATASETS)}) nor a folder with normal/ in it")
+
+
+def _convert(dataset: PublicDataset, target: Path, raw: Path | None, max_test: int | None, console: Console) -> None:
+    """Converts, with a bar while it downloads."""
+    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    # In a log, a bar would be an empty line
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
+        task = bar.add_task("", visible=False)
+
+        def show(have: int, total: int) -> None:
+            bar.update(task, completed=have, total=total or None, visible=True)
+
+        convert(dataset, target, raw, max_test, show)
 
 
 def _check(options: argparse.Namespace, console: Console) -> int:
@@ -125,19 +140,22 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         except ValueError as error:
             problems.append(str(error))
     for report in reports:
-        _print(report, console)
-    for note in passed_over(folder, files):
-        console.print(f"note: {note}")
-    for problem in problems:
-        console.print(f"problem: {problem}")
+        lines = [*report.found, *_marked("note", report.notes), *_marked("problem", report.problems)]
+        console.print("\n  ".join([report.category, *lines]))
+    for line in _marked("note", unread_files(folder, files)) + _marked("problem", problems):
+        console.print(line)
     number = len(problems) + sum(len(report.problems) for report in reports)
     if number:
         console.print("1 problem: mend it first." if number == 1 else f"{number} problems: mend them first.")
         return 1
     if own:
         console.print(f"python -m anomaly_zoo.data prepare {shlex.quote(str(folder))}")
-    console.print(next_steps(DATASETS / folder.resolve().name if own else folder, files))
+    console.print(commands_to_run(DATASETS / folder.resolve().name if own else folder, files))
     return 0
+
+
+def _marked(mark: str, lines: list[str]) -> list[str]:
+    return [f"{mark}: {line}" for line in lines]
 
 
 def _folder(name: str) -> Path:
@@ -147,12 +165,12 @@ def _folder(name: str) -> Path:
         return given
     if given.is_file():
         raise ValueError(f"{given} is a file: check the folder that holds the dataset")
-    about: About = _source(name).ABOUT
+    dataset = _dataset(name)
     if not (DATASETS / name).is_dir():
         command = f"python -m anomaly_zoo.data prepare {name}"
         raise FileNotFoundError(
             f"{DATASETS / name} is not there: prepare it first, {command}. "
-            + ("" if about.download else how_to_get(about))
+            + ("" if dataset.download else how_to_get(dataset))
         )
     return DATASETS / name
 
@@ -169,47 +187,6 @@ def _no_layout(folder: Path) -> str:
     if images := image_files(folder):
         return f"{said}: move the normal ones of its {len(images)} images into {folder / own_folder.NORMAL}"
     return said
-
-
-def _check_options(options: argparse.Namespace, own: bool) -> None:
-    """Refuses options that would have no effect."""
-    if options.labels is not None and (own or options.name != "elpv"):
-        raise ValueError("--labels is for elpv only")
-    if options.num_train is not None and not own:
-        raise ValueError("--num-train is for a folder of your own only: a public dataset has its split")
-    if options.raw is not None and own:
-        raise ValueError(f"--from is for public datasets: {options.name} is a folder of your own already")
-
-
-def _print(report: Report, console: Console) -> None:
-    console.print(report.category)
-    for line in report.found:
-        console.print(f"  {line}")
-    for note in report.notes:
-        console.print(f"  note: {note}")
-    for problem in report.problems:
-        console.print(f"  problem: {problem}")
-
-
-def _max_test(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--max-test is {text!r}: choose a number from 1, or all")
-    return int(text)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
-
-
-def _show(progress: Progress, have: int, total: int) -> None:
-    if not progress.task_ids:
-        if progress.console.is_interactive:  # a bar in a log is an empty line
-            progress.start()
-        progress.add_task("", total=total or None)
-    progress.update(progress.task_ids[0], completed=have, total=total or None)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,16 @@ from jaxtyping import Bool, UInt8
 from torch.utils.data import Dataset
 
 from anomaly_zoo.data.cache import ImageCache
-from anomaly_zoo.data.images import image_files, read_image, read_mask
-from anomaly_zoo.data.items import Item
+from anomaly_zoo.data.image_files import image_files, subfolders
+from anomaly_zoo.data.images import read_image, read_mask
 from anomaly_zoo.data.regions import Regions, paint_outside
+from anomaly_zoo.data.samples import Sample
 from anomaly_zoo.data.support import category_folder
 from anomaly_zoo.data.transforms import resize, resize_mask
 
 
-class MVTecDataset(Dataset[Item]):
-    """The test split of a category, sorted by defect and file name.
-
-    Args:
-        root: the dataset in the MVTec layout.
-        category: the category's folder name.
-        image_size: side in pixels to which images and masks are resized.
-        cache_mib: memory in MiB for decoded images, so that a second pass need not read them again.
+class MVTecDataset(Dataset[Sample]):
+    """The test split of a category, sorted by defect and file name; see `MVTecDataModule` for the arguments.
 
     Attributes:
         paths: every test image.
@@ -29,8 +24,6 @@ class MVTecDataset(Dataset[Item]):
         defects: sorted names of the anomalous test folders that hold images.
         has_masks: whether the category has ground-truth masks.
         mask_paths: the mask of every image; None for normal ones and where there is no ground truth.
-        regions: the category's regions of interest.
-        cache: the images that were decoded already.
 
     Raises:
         FileNotFoundError: the dataset or the category is missing.
@@ -40,13 +33,13 @@ class MVTecDataset(Dataset[Item]):
     def __init__(self, root: Path, category: str, image_size: int, cache_mib: int = 0) -> None:
         folder = category_folder(root, category)
         self.image_size = image_size
-        by_defect = {path.name: image_files(path) for path in _folders(folder / "test")}
+        by_defect = {path.name: image_files(path) for path in subfolders(folder / "test")}
         self.paths = [path for paths in by_defect.values() for path in paths]
         self.labels = [path.parent.name != "good" for path in self.paths]
         self.defects = [name for name, paths in by_defect.items() if paths and name != "good"]
         truth = folder / "ground_truth"
         # Any mask anywhere makes the category one with ground truth, so that a misnamed folder is an error, not a gap
-        self.has_masks = bool(self.defects) and any(image_files(path) for path in _folders(truth))
+        self.has_masks = bool(self.defects) and any(image_files(path) for path in subfolders(truth))
         masks = {defect: {path.stem: path for path in image_files(truth / defect)} for defect in self.defects}
         self.mask_paths = [
             _find_mask(path, truth, masks) if label and self.has_masks else None
@@ -58,14 +51,14 @@ class MVTecDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Sample:
         kept = self.cache.get(index)
         if kept is None:
             kept = self._read(index)
             self.cache.put(index, *kept)
         image, mask, region = kept
         path, label = str(self.paths[index]), self.labels[index]
-        return Item(image[None], mask[None], label, path, region[None] if self.regions.exist else None)
+        return Sample(image[None], mask[None], label, path, region[None] if self.regions.exist else None)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image, mask and region from their files, resized."""
@@ -85,30 +78,12 @@ class MVTecDataset(Dataset[Item]):
 
 
 def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:
-    """Reads an image, with everything outside of its region of interest painted over.
-
-    Args:
-        path: an image of the category.
-        regions: the category's regions.
-
-    Returns:
-        The pixels, and the region; None where there are no regions.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the image or its region cannot be read.
-    """
+    """Reads an image, with everything outside of its region of interest painted over; also returns the region."""
     image = read_image(path)
     if not regions.exist:
         return image, None
     region = regions.mask(path, *image.shape[:2])
     return paint_outside(image, region), region
-
-
-def _folders(parent: Path) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return sorted((p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
 
 
 def _find_mask(image_path: Path, truth: Path, masks: dict[str, dict[str, Path]]) -> Path:

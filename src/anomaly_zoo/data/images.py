@@ -14,41 +14,15 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-"""File name endings, in lower case, that count as images; other files are passed over."""
+from anomaly_zoo.data.image_files import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_IMAGE_PIXELS
 
-MAX_IMAGE_PIXELS = 2**27
-"""Larger images (16384 x 8192) are refused by their header, before memory is taken for them: files can lie."""
-
-MAX_FILE_BYTES = 2**31
-"""Larger files are not even opened."""
-
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _DAMAGED = "it is damaged or cut off; replace or remove it"
+_UNKNOWN = f"it is damaged, or none of {', '.join(IMAGE_FORMATS)}; save it as one of them, or remove it"
+_JPEG_MAGIC, _TIFF_MAGICS = b"\xff\xd8", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
-_JPEG_MAGIC = b"\xff\xd8"
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file, OpenCV's do not
-_TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-
-
 _EIGHT_BITS = ((np.arange(2**16) + 128) // 257).astype(np.uint8)  # a table, since arithmetic takes 12 times the memory
 
-
-def image_files(folder: Path) -> list[Path]:
-    """Lists the images directly in a folder, sorted by name (by code point, so the same on every platform).
-
-    Hidden files (macOS leaves `._000.png` beside `000.png`) and files with another suffix are passed over.
-
-    Args:
-        folder: any path; one that is not a folder holds no images.
-
-    Returns:
-        The paths, empty if there are none.
-    """
-    if not folder.is_dir():
-        return []
-    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    return sorted((p for p in files if p.is_file()), key=lambda p: p.name)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file, OpenCV's do not
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -57,34 +31,15 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Grey is repeated over the three channels, alpha is dropped, palettes are looked up, 16 bit is scaled by its full
     range (65535 becomes 255, whatever the image's own maximum), EXIF rotation is applied to JPEG, PNG and WebP.
 
-    Args:
-        path: a file with one of `IMAGE_SUFFIXES`; the content, not the suffix, decides how it is decoded.
-
-    Returns:
-        The pixels in [0, 255].
-
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, damaged, larger than `MAX_IMAGE_PIXELS`, none of the kinds that `IMAGE_SUFFIXES`
-            name, or its pixels are neither 8 nor 16 bit.
+        ValueError: the file is empty, damaged, too large, of another format, or its pixels are neither 8 nor 16 bit.
     """
     return decode_image(_content(path), str(path), MAX_IMAGE_PIXELS)
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes the content of an image file as `read_image` does.
-
-    Args:
-        data: the content.
-        name: what errors call it.
-        max_pixels: larger images are refused by their header.
-
-    Returns:
-        The pixels in [0, 255].
-
-    Raises:
-        ValueError: see `read_image`.
-    """
+    """Decodes the content of an image file as `read_image` does; errors call it by the name."""
     pixels = _decode(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, max_pixels)
     if pixels.dtype == np.uint16:
         pixels = _EIGHT_BITS[pixels]
@@ -96,18 +51,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> 
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    """Reads a ground-truth mask: True where any colour channel is above 0 (alpha does not count).
-
-    Args:
-        path: a mask file, stored as 0/1, 0/255, 16 bit, palette or colour.
-
-    Returns:
-        True for anomalous pixels.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: see `read_image`.
-    """
+    """Reads a ground-truth mask of any kind: True where any colour channel is above 0 (alpha does not count)."""
     # Most masks are grey, and reading them as colour takes twice as long
     pixels = _decode(_content(path), str(path), cv2.IMREAD_UNCHANGED, MAX_IMAGE_PIXELS)
     anomalous = np.asarray(pixels > 0)
@@ -134,11 +78,7 @@ def _decode(data: bytes, name: str, flags: int, max_pixels: int) -> np.ndarray:
         except Image.DecompressionBombError:  # far over the limit, so that Pillow does not even tell the size
             reason = f"it has more pixels than the limit of {max_pixels}; cut it into parts"
         except UnidentifiedImageError:
-            reason = (
-                f"it is damaged, or none of {', '.join(_FORMATS)}; save it as one of them, or remove it"
-                if data
-                else _DAMAGED
-            )
+            reason = _UNKNOWN if data else _DAMAGED
         except Exception as error:  # Pillow and OpenCV raise a dozen kinds for damaged files, struct.error among them
             reason += f" ({type(error).__name__})" if data else ""
     if pixels is None:
@@ -155,19 +95,19 @@ def _size(data: bytes) -> tuple[int, int]:
         file.seek(directory.next)
         directory.load(file)
         return int(directory[_TIFF_WIDTH]), int(directory[_TIFF_HEIGHT])
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         return image.width, image.height
 
 
 def _decode_opencv(data: bytes, flags: int) -> np.ndarray | None:
     # For TIFF, IMREAD_COLOR multiplies the colours by the alpha, and refuses float pixels without giving a reason
-    flags = cv2.IMREAD_UNCHANGED if data.startswith(_TIFF_MAGICS) else flags
-    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    is_tiff = data.startswith(_TIFF_MAGICS)
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if is_tiff else flags)
     if pixels is None or pixels.ndim == 2:
         return pixels
     if pixels.shape[2] == 2:  # grey and alpha
         return pixels[..., 0]
-    if data.startswith(_TIFF_MAGICS) and pixels.shape[2] == 4 and pixels.dtype == np.uint8:
+    if is_tiff and pixels.shape[2] == 4 and pixels.dtype == np.uint8:
         return _decode_pillow(data)
     # cvtColor is five times as fast as slicing, but knows fewer pixel types
     is_common = pixels.dtype in (np.uint8, np.uint16) and pixels.shape[2] == 3
@@ -175,5 +115,5 @@ def _decode_opencv(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def _decode_pillow(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -3,7 +3,6 @@
     <root>/<category>/train/good/*.png              normal training images; the support is drawn from them
     <root>/<category>/test/<good or defect>/*.png   test images
     <root>/<category>/ground_truth/<defect>/*.png   masks, named like their image with or without `_mask`; optional
-
     <root>/<category>/region.json or region/        where the product is; optional, see `regions`
 
 Image files may end in .png, .jpg, .jpeg, .bmp, .tif, .tiff or .webp.
@@ -22,15 +21,13 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from anomaly_zoo.data.dataset import MVTecDataset, read_with_region
-from anomaly_zoo.data.draws import SupportDraws, derive_seed
-from anomaly_zoo.data.items import Item, collate, normal_item
 from anomaly_zoo.data.regions import Regions
-from anomaly_zoo.data.support import support_paths, support_sha256
+from anomaly_zoo.data.samples import Sample, collate, normal_sample
+from anomaly_zoo.data.support import derive_seed, support_paths
+from anomaly_zoo.data.training_set import TrainingSet
 from anomaly_zoo.data.transforms import NUM_SYMMETRIES, resize, support_view
 from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.types import Batch
-
-__all__ = ["TRAIN_BATCHES", "MVTecDataModule", "MVTecDataset", "support_paths", "support_sha256"]
 
 TRAIN_BATCHES = 1000
 """Training batches of one epoch, in each process. The budget is counted in steps, so an epoch has no meaning."""
@@ -39,7 +36,7 @@ _SMALLEST = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1,
 
 
 class MVTecDataModule(L.LightningDataModule):
-    """Support, training draws and test split of one category. Every image is resized to a square, none is cropped.
+    """Support, training batches and test split of one category. Every image is resized to a square, none is cropped.
 
     Args:
         root: the dataset in the MVTec layout.
@@ -103,8 +100,7 @@ class MVTecDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Draws the support, and checks all that can be checked without decoding images. Doing it again is free.
 
-        Args:
-            stage: "fit" and None may do without test images; "test" and "predict" may not.
+        Only the stages "test" and "predict" need test images.
 
         Raises:
             FileNotFoundError: a folder, or all the images in it, are missing.
@@ -127,7 +123,9 @@ class MVTecDataModule(L.LightningDataModule):
     def support(
         self, views: int = 1, orientations: Sequence[int] = range(NUM_SYMMETRIES), max_images: int | None = None
     ) -> Batch:
-        """Returns the support, image-major: the views of the first image, then those of the second ...
+        """Returns `shots * views` normal images: the views of the first image, then those of the second ...
+
+        With tiles, there are as many for each tile of an image, tile by tile.
 
         Args:
             views: views per image. The first is the image as it is (resized), the others are augmented, always in the
@@ -135,12 +133,8 @@ class MVTecDataModule(L.LightningDataModule):
             orientations: of the views, in turn; see `transforms.oriented`.
             max_images: only the first so many images, and of each the tile in the middle; None is all.
 
-        Returns:
-            `shots * views` normal images; with tiles, as many for each tile of an image, tile by tile.
-
         Raises:
-            FileNotFoundError: see `setup`, which is called if it has not been.
-            ValueError: `views` is below 1, a support image cannot be read, or see `setup`.
+            ValueError: `views` is below 1, or a support image cannot be read; see also `setup`, which is called here.
         """
         if views < 1:
             raise ValueError(f"views is {views}: choose 1 or more")
@@ -148,26 +142,25 @@ class MVTecDataModule(L.LightningDataModule):
         if max_images is not None:
             num_tiles = len(chosen) // len(self.support_files)
             chosen = chosen[num_tiles // 2 :: num_tiles][:max_images]
-        items = [
-            normal_item(
-                [support_view(image, v, derive_seed(self.seed, 0, index, v), orientations) for v in range(views)], path
-            )
-            for index, image, path in chosen
-        ]
-        return collate(items)
+        samples = []
+        for index, image, path in chosen:
+            seeds = [derive_seed(self.seed, 0, index, view) for view in range(views)]
+            shown = [support_view(image, view, seed, orientations) for view, seed in enumerate(seeds)]
+            samples.append(normal_sample(shown, path))
+        return collate(samples)
 
-    def train_dataloader(self) -> DataLoader[Item]:
+    def train_dataloader(self) -> DataLoader[Sample]:
         """Returns `TRAIN_BATCHES` batches of `batch_size` support images times `views` augmented views, image-major.
 
-        Each process of a distributed run gets draws of its own. After `TRAIN_BATCHES` steps the draws repeat.
+        Each process of a distributed run gets batches of its own. In the next epoch they repeat.
         """
         images, paths = self._support()
         num_processes = self.trainer.world_size if self.trainer is not None else 1
-        draws = SupportDraws(images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes)
+        samples = TrainingSet(images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes)
         # Lightning's own choice of sampler shuffles again, so that a batch could hold an image twice
-        return self._loader(draws, self.batch_size, DistributedSampler, self.num_workers)
+        return self._loader(samples, self.batch_size, DistributedSampler, self.num_workers)
 
-    def test_dataloader(self) -> DataLoader[Item]:
+    def test_dataloader(self) -> DataLoader[Sample]:
         """Returns the test split, sorted by defect and file name, every image once over all processes."""
         # Lightning's own choice evens out the processes by repeating images, which falsifies the metrics
         dataset = self._test_images()
@@ -175,7 +168,7 @@ class MVTecDataModule(L.LightningDataModule):
         num_workers = 0 if dataset.cache.num_kept == len(dataset) else self.num_workers
         return self._loader(dataset, self.test_batch_size, UnrepeatedDistributedSampler, num_workers)
 
-    def predict_dataloader(self) -> DataLoader[Item]:
+    def predict_dataloader(self) -> DataLoader[Sample]:
         """Returns the same batches as `test_dataloader`."""
         return self.test_dataloader()
 
@@ -206,11 +199,11 @@ class MVTecDataModule(L.LightningDataModule):
 
     def _loader(
         self,
-        dataset: Dataset[Item],
+        dataset: Dataset[Sample],
         batch_size: int,
-        distributed_sampler: type[DistributedSampler[Item]],
+        distributed_sampler: type[DistributedSampler[Sample]],
         num_workers: int,
-    ) -> DataLoader[Item]:
+    ) -> DataLoader[Sample]:
         trainer = self.trainer
         sampler = None
         if trainer is not None and trainer.world_size > 1:

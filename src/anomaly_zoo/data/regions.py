@@ -1,9 +1,6 @@
 """The region of interest of a category: where the product is, so that whatever happens around it is no anomaly.
 
-Either one for all images, `<category>/region.json`, polygons in parts of the image's width and height:
-
-    {"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]]}
-
+Either one for all images, `<category>/region.json`, polygons in parts of the image's width and height (see `_EXAMPLE`),
 or a foreground mask for every image, in a folder with the tree of the images: `<category>/region/train/good/000.png`,
 `<category>/region/test/scratch/003.png`. Without either, the whole image counts.
 """
@@ -16,7 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from anomaly_zoo.data.images import image_files, read_mask
+from anomaly_zoo.data.image_files import image_files
+from anomaly_zoo.data.images import read_mask
 
 POLYGON_FILE = "region.json"
 MASK_FOLDER = "region"
@@ -26,13 +24,7 @@ _EXAMPLE = '{"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]]}, with x and y f
 
 
 class Regions:
-    """The regions of interest of a category.
-
-    Args:
-        category: the category's folder.
-
-    Attributes:
-        exist: whether the category has any; if not, do not ask for one.
+    """The regions of interest of a category's folder; without any, `exist` is False, and none may be asked for.
 
     Raises:
         ValueError: there are a polygon file and a folder, or the polygon file is malformed.
@@ -49,15 +41,7 @@ class Regions:
         self._filled = np.zeros((0, 0), dtype=bool)  # the polygons in the size of the last image
 
     def mask(self, image_path: Path, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
-        """The region in one image.
-
-        Args:
-            image_path: an image inside the category.
-            height: of the image, in pixels.
-            width: of the image, in pixels.
-
-        Returns:
-            True where the product is.
+        """The region in one image of the category: True where the product is.
 
         Raises:
             ValueError: the image has no mask in the folder, or one of another size, or an empty one.
@@ -65,20 +49,15 @@ class Regions:
         if self.polygons:
             if self._filled.shape != (height, width):
                 self._filled = _fill(self.polygons, height, width)
-            region = self._filled
-            source = self.category / POLYGON_FILE
+            source, region = self.category / POLYGON_FILE, self._filled
         else:
-            source = self.mask_path(image_path)
+            source = self._mask_path(image_path)
             region = read_mask(source)
         check_region(region, source, image_path, height, width)
         return region
 
-    def mask_path(self, image_path: Path) -> Path:
-        """The foreground mask of an image.
-
-        Raises:
-            ValueError: there is none.
-        """
+    def _mask_path(self, image_path: Path) -> Path:
+        """The foreground mask of an image."""
         folder = self.category / MASK_FOLDER / image_path.parent.relative_to(self.category)
         if folder not in self._masks:
             self._masks[folder] = {path.stem: path for path in image_files(folder)}
@@ -92,18 +71,7 @@ class Regions:
 
 
 def check_region(region: Bool[np.ndarray, "h w"], source: Path, image_path: Path, height: int, width: int) -> None:
-    """Checks that a region is one of its image.
-
-    Args:
-        region: True where the product is.
-        source: where it was read from.
-        image_path: its image.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Raises:
-        ValueError: it has another size, or is empty.
-    """
+    """Refuses a region, read from `source`, that is empty or has another size than its image."""
     if region.shape != (height, width):
         raise ValueError(
             f"the region {source} has {region.shape[1]}x{region.shape[0]} pixels, but its image {image_path} "
@@ -114,15 +82,7 @@ def check_region(region: Bool[np.ndarray, "h w"], source: Path, image_path: Path
 
 
 def paint_outside(image: UInt8[np.ndarray, "h w 3"], region: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Paints everything outside of the region in one grey, so that no method can learn or score it.
-
-    Args:
-        image: pixels in [0, 255].
-        region: True where the product is.
-
-    Returns:
-        A new image.
-    """
+    """Paints everything outside of the region in one grey, so that no method can learn or score it."""
     return np.where(region[..., None], image, np.uint8(_PAINT))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_zoo.data.images import image_files
+from anomaly_zoo.data.image_files import image_files, subfolders
 
 _PREPARE = "{0} is a folder of images that is not prepared yet: python -m anomaly_zoo.data prepare {0}"
 
@@ -14,12 +14,7 @@ _PREPARE = "{0} is a folder of images that is not prepared yet: python -m anomal
 def seeded_permutation(count: int, *key: str | int) -> list[int]:
     """Permutes 0 .. count - 1, the same way on every platform and with every version of NumPy.
 
-    Args:
-        count: how many numbers to permute, at least 0.
-        key: what the permutation depends on; it is hashed, so near keys give unrelated permutations.
-
-    Returns:
-        Every number below `count` once.
+    The key is hashed, so near keys give unrelated permutations.
 
     >>> seeded_permutation(6, "elpv", "mono", 0)
     [1, 3, 0, 2, 5, 4]
@@ -30,15 +25,17 @@ def seeded_permutation(count: int, *key: str | int) -> list[int]:
     return [int(index) for index in np.argsort(numbers, kind="stable")]
 
 
+def derive_seed(*key: int) -> int:
+    """Mixes several non-negative numbers into one seed: near keys give unrelated random streams.
+
+    >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
+    (True, False)
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
 def category_folder(root: Path, category: str) -> Path:
-    """Finds the folder of a category in a dataset in the MVTec layout.
-
-    Args:
-        root: the dataset, which holds one folder per category.
-        category: the folder's exact name.
-
-    Returns:
-        `root / category`.
+    """Finds the folder of a category, by its exact name, in a dataset in the MVTec layout.
 
     Raises:
         FileNotFoundError: the dataset or the category is not there; names the categories that are.
@@ -48,12 +45,12 @@ def category_folder(root: Path, category: str) -> Path:
         raise FileNotFoundError(
             f"the dataset folder {root} {found}: pass a folder in the MVTec layout, <root>/<category>/train/good/*.png"
         )
-    categories = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    categories = [folder.name for folder in subfolders(root)]
     if category in categories:
         return root / category
     if (root / "train").is_dir():
         hint = f"{root} is itself a category: pass its parent as root and {root.resolve().name!r} as category"
-    elif _is_raw(root):
+    elif _is_unprepared(root):
         hint = _PREPARE.format(root)
     elif categories:
         hint = f"choose one of {', '.join(categories)}"
@@ -62,25 +59,16 @@ def category_folder(root: Path, category: str) -> Path:
     raise FileNotFoundError(f"no category {category!r} in {root}: {hint}")
 
 
-def _is_raw(folder: Path) -> bool:
-    """Whether it is a folder of the user's own (see `own_folder`) that was not prepared."""
+def _is_unprepared(folder: Path) -> bool:
+    """Whether it is a folder of the user's own (see `prepare.own_folder`) that was not prepared."""
     return (folder / "normal").is_dir() and not (folder / "train").is_dir()
 
 
 def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int) -> list[Path]:
     """Draws the support: the first `shots` files of one seeded permutation of the normal training images.
 
-    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files.
-
-    Args:
-        root: the dataset in the MVTec layout.
-        dataset: its name; only enters the seed, so that a moved or renamed folder keeps its draw.
-        category: the category's folder name.
-        shots: number of support images, from 1 to the number of normal training images.
-        seed: of the draw, at least 0.
-
-    Returns:
-        Paths in the order of the permutation.
+    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files. The dataset's name
+    only enters the seed, so that a moved or renamed folder keeps its draw.
 
     Raises:
         FileNotFoundError: dataset, category or normal training images are missing.
@@ -89,7 +77,7 @@ def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int
     folder = category_folder(root, category) / "train" / "good"
     files = image_files(folder)
     if not files:
-        if _is_raw(root / category):
+        if _is_unprepared(root / category):
             raise FileNotFoundError(_PREPARE.format(root / category))
         found = "holds no images" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} {found}: put the normal training images there (png, jpg, bmp, tif or webp)")
@@ -103,14 +91,7 @@ def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int
 
 
 def support_sha256(paths: list[Path], root: Path) -> str:
-    """Names a support by one hash, so that two results can be checked to come from the same files.
-
-    Args:
-        paths: the support in its order, inside `root`.
-        root: the dataset; the hash does not depend on where it lies.
-
-    Returns:
-        SHA-256, in hexadecimal, of the paths relative to `root` with forward slashes, joined by newlines.
+    """Names a support by the hash of its paths inside `root`, to tell whether two results come from the same files.
 
     >>> support_sha256([Path("data/screw/train/good/001.png")], Path("data"))[:12]
     'e615f8654625'

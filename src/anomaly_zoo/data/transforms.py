@@ -21,15 +21,7 @@ _PHOTOMETRIC = {"brightness": (0.9, 1.1), "contrast": (0.9, 1.1), "saturation": 
 
 
 def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Resizes to a square without keeping the aspect ratio: area average where it shrinks, linear where it grows.
-
-    Args:
-        image: pixels in [0, 255].
-        size: side of the result in pixels.
-
-    Returns:
-        The resized pixels.
-    """
+    """Resizes to a square without keeping the aspect ratio: area average where it shrinks, linear where it grows."""
     height, width = image.shape[:2]
     # OpenCV's area average falls back to something else as soon as one side grows, so the sides that shrink go first
     for shape, method in (((min(height, size), min(width, size)), cv2.INTER_AREA), ((size, size), cv2.INTER_LINEAR)):
@@ -39,32 +31,9 @@ def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{
 
 
 def resize_mask(mask: Bool[np.ndarray, "h w"], size: int) -> Bool[np.ndarray, "{size} {size}"]:
-    """Resizes to a square by the nearest pixel (measured from pixel centre to pixel centre, as `resize` does).
-
-    Args:
-        mask: True for anomalous pixels.
-        size: side of the result in pixels.
-
-    Returns:
-        The resized mask.
-    """
+    """Resizes to a square by the nearest pixel (measured from pixel centre to pixel centre, as `resize` does)."""
     resized = cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized > 0)
-
-
-def dihedral(image: UInt8[np.ndarray, "s s 3"], element: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Applies one of the eight symmetries of the square, exactly (no pixel is interpolated).
-
-    Args:
-        image: a square image.
-        element: 0 identity, 1 to 3 rotations by 90, 180, 270 degrees anticlockwise, 4 to 7 the same after mirroring
-            left to right.
-
-    Returns:
-        The rearranged pixels.
-    """
-    mirrored = np.fliplr(image) if element >= 4 else image
-    return np.ascontiguousarray(np.rot90(mirrored, element % 4))
 
 
 def oriented(image: UInt8[np.ndarray, "s s 3"], orientation: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -72,13 +41,12 @@ def oriented(image: UInt8[np.ndarray, "s s 3"], orientation: int) -> UInt8[np.nd
 
     Args:
         image: a square image.
-        orientation: 0 to 7 as for `dihedral`; 8 to 15 the same, turned by another 45 degrees anticlockwise about the
-            centre, where what comes in at the corners is the image's mirror.
-
-    Returns:
-        The pixels, interpolated linearly from 8 on.
+        orientation: 0 to 3 turn it by as many times 90 degrees anticlockwise; 4 to 7 do the same after mirroring left
+            to right. No pixel of these is interpolated. 8 to 15 are 0 to 7 turned by another 45 degrees
+            anticlockwise about the centre, where what comes in at the corners is the image's mirror.
     """
-    turned = dihedral(image, orientation % NUM_SYMMETRIES)
+    mirrored = np.fliplr(image) if orientation % NUM_SYMMETRIES >= 4 else image
+    turned = np.ascontiguousarray(np.rot90(mirrored, orientation % 4))
     if orientation < NUM_SYMMETRIES:
         return turned
     centre, side = (len(image) - 1) / 2, len(image)
@@ -96,9 +64,6 @@ def support_view(
         view: 0 for the untouched image; view v takes orientation v mod n of the n `orientations`.
         seed: of the brightness and colour changes, at least 0.
         orientations: see `oriented`.
-
-    Returns:
-        The view.
     """
     if view == 0:
         return image
@@ -106,15 +71,7 @@ def support_view(
 
 
 def training_view(image: UInt8[np.ndarray, "s s 3"], seed: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Makes one random view for training: symmetry, slight zoom, shift and turn, colour, now and then blur and noise.
-
-    Args:
-        image: a square support image.
-        seed: decides everything random, at least 0.
-
-    Returns:
-        The view.
-    """
+    """Makes a random view for training: symmetry, slight zoom, shift and turn, colour, now and then blur and noise."""
     return _apply(_training_pipeline(), image, seed)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning.pytorch as L
 
 from anomaly_zoo.config import build, quiet, resolve
-from anomaly_zoo.data.images import image_files
+from anomaly_zoo.data.image_files import image_files
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.regions import Regions
 from anomaly_zoo.data.support import support_sha256

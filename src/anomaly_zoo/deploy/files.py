@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-"""File name endings, in lower case, that count as images."""
+from anomaly_zoo.data.image_files import IMAGE_SUFFIXES
 
 
 def find_images(sources: Sequence[str]) -> Iterator[Path]:
@@ -84,7 +83,7 @@ def _inside(folder: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not path.is_symlink():  # a link could lead in circles
             yield from _inside(path)
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             yield path
 
 

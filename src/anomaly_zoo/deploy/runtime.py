@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+from anomaly_zoo.data.image_files import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_IMAGE_PIXELS
 from anomaly_zoo.deploy.files import find_images
 from anomaly_zoo.deploy.inspecting import inspect_files
 from anomaly_zoo.deploy.outputs import Inspection, PredictionWriter
@@ -26,9 +27,6 @@ from anomaly_zoo.deploy.pictures import Scale
 INPUT = "image"
 OUTPUTS = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_anomalous")
 FORMAT = "anomaly_zoo"
-MAX_IMAGE_PIXELS = 2**27
-MAX_FILE_BYTES = 2**31
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _DEEP = ("I;16", "I;16B", "I;16L", "I")
 
 
@@ -103,7 +101,7 @@ def read_bytes(data: bytes, name: str) -> np.ndarray:
     with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
                 if image.width * image.height > MAX_IMAGE_PIXELS:
                     raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_IMAGE_PIXELS}")
                 if image.mode in _DEEP and image.format != "BMP":

@@ -14,8 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from anomaly_zoo.data.dataset import MVTecDataset
 from anomaly_zoo.data.images import read_image
-from anomaly_zoo.data.mvtec import MVTecDataModule, MVTecDataset
+from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.engine import cores
 from anomaly_zoo.grid.worker import warm_up

@@ -1,0 +1,1 @@
+"""Public datasets, and folders of one's own, into the MVTec layout."""

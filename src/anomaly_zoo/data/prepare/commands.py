@@ -1,0 +1,38 @@
+"""What to run with a dataset that is ready, as commands to copy."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+
+from anomaly_zoo.data.prepare.tree import Files
+from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
+
+_SHOTS = 8
+
+
+def commands_to_run(root: Path, files: Files) -> str:
+    """The command that runs the benchmark on a dataset; without anomalous images, that which adapts to the normal ones.
+
+    The root need not be there yet: the files are what it holds, or will hold.
+    """
+    parts = [place.split("/") for place in files]
+    train = Counter(part[0] for part in parts if part[1] == "train")
+    shots = min([_SHOTS, *train.values()])
+    if any(part[1] == "test" and part[2] != "good" for part in parts):
+        if len(str(root).split()) == 1:
+            return f"make bench METHOD=frozen SHOTS={shots} ROOT={shlex.quote(str(root))}"
+        return f"python -m anomaly_zoo.bench --method frozen --shots {shots} --root {shlex.quote(str(root))}"
+    lines = []
+    with_region = {part[0] for part in parts if part[1] in (POLYGON_FILE, MASK_FOLDER)}
+    for category in sorted(train):
+        fit = (
+            "python -m anomaly_zoo fit --config configs/methods/frozen.yaml "
+            f"--data.root {shlex.quote(str(root))} --data.category {shlex.quote(category)} --data.shots {shots}"
+        )
+        if category in with_region:  # a model folder cannot hold one
+            lines.append(fit)
+        else:
+            model = shlex.quote(f"models/{category}")
+            predict = f"python -m anomaly_zoo predict --model {model} FOLDER --output found"
+            lines += [f"{fit} --output {model}", predict]
+    return "\n".join(lines)

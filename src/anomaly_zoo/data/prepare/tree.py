@@ -1,0 +1,187 @@
+"""A dataset in the MVTec layout, written whole or not at all: a killed conversion leaves none that looks finished."""
+
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anomaly_zoo.data.image_files import IMAGE_SUFFIXES
+from anomaly_zoo.data.prepare.download import file_sha256
+from anomaly_zoo.data.support import seeded_permutation
+
+FINISHED = "source.json"
+"""What marks a finished conversion; says where the images come from, their licence and their number."""
+
+CHECKSUMS = "checksums.sha256"
+"""One line per file, as `sha256sum --check` reads them."""
+
+Pixels = Callable[[], np.ndarray]
+"""Makes an image that no file holds: uint8, `h w` or RGB `h w 3`."""
+
+Source = Path | Pixels
+"""Where an image or mask comes from."""
+
+Files = Mapping[str, Source]
+"""The files of a dataset: place in the tree, such as `screw/test/good/000.png`, to where it comes from."""
+
+
+def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a conversion with these options is there; False if there is nothing, or an empty folder.
+
+    The options are keys of the file `FINISHED`, where a missing one is None.
+
+    Raises:
+        FileExistsError: `target` holds something else.
+    """
+    marker = target / FINISHED
+    if marker.is_file():
+        try:
+            about = dict(json.loads(marker.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise FileExistsError(f"{marker} is damaged ({error}): delete {target} and prepare it again") from error
+        for name, wanted in json.loads(json.dumps(options)).items():
+            found = about.get(name)
+            if found != wanted:
+                raise FileExistsError(
+                    f"{target} was made with {name}={_shown(found)}, not {_shown(wanted)}: delete it or choose another"
+                )
+        return True
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not a finished conversion: delete it or choose another")
+    return False
+
+
+def write_tree(target: Path, files: Files, about: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Writes a dataset beside `target` and renames it when it is complete and verified.
+
+    Files are hard links where the file system allows it, else copies. Several processes may do this at once.
+    `FINISHED` gets `about`, the options (see `is_finished`) and the number of files per folder.
+
+    Raises:
+        FileNotFoundError: a file to link is not there.
+        ValueError: there is nothing to write, or places that differ in case only.
+        FileExistsError: another process made something else there meanwhile.
+    """
+    check_places(files)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        building.mkdir()
+        _build(building, files)
+        lines = [f"{file_sha256(building / place)}  {place}\n" for place in sorted(files)]
+        (building / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+        counts = Counter(str(PurePosixPath(place).parent) for place in files)
+        written = {**about, **options, "images": dict(sorted(counts.items()))}
+        (building / FINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        _move(building, target, options)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def damaged_files(target: Path) -> list[str]:
+    """Compares a finished conversion with its checksums: one line per file that is missing or has changed."""
+    list_file = target / CHECKSUMS
+    if not list_file.is_file():
+        return []
+    problems = []
+    for line in list_file.read_text(encoding="utf-8").splitlines():
+        expected, _, place = line.partition("  ")
+        path = target / place
+        if not path.is_file():
+            problems.append(f"{path} is missing, though {CHECKSUMS} lists it")
+        elif file_sha256(path) != expected:
+            problems.append(f"{path} has changed since the conversion: its SHA-256 is not that in {CHECKSUMS}")
+    return problems
+
+
+def check_places(files: Files) -> None:
+    """Refuses a dataset without files, and places that are none for an image, or that differ in case only."""
+    if not files:
+        raise ValueError("no images found: is this the folder that the dataset was unpacked into?")
+    seen: dict[str, str] = {}
+    for place in files:
+        path = PurePosixPath(place)
+        if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in (*IMAGE_SUFFIXES, ".json"):
+            raise ValueError(f"{place!r} is no place for an image in a dataset")
+        other = seen.setdefault(place.casefold(), place)
+        if other != place:  # one of them would be lost where file names ignore case
+            raise ValueError(f"{place!r} and {other!r} differ in case only: rename one of their sources")
+
+
+def thin_out(files: Files, max_test: int | None) -> Files:
+    """Keeps at most `max_test` normal and as many anomalous test images per category, and their masks: a fixed draw."""
+    check_max_test(max_test)
+    if max_test is None:
+        return files
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for place in files:
+        category, split, *rest = PurePosixPath(place).parts
+        if split == "test":
+            groups.setdefault((category, rest[0] == "good"), []).append(place)
+    dropped: set[tuple[str, ...]] = set()
+    for (category, normal), places in groups.items():
+        ordered = sorted(places)
+        order = seeded_permutation(len(ordered), "max_test", category, str(normal))
+        dropped |= {_image_key(ordered[index]) for index in order[max_test:]}
+    return {place: source for place, source in files.items() if _image_key(place) not in dropped}
+
+
+def check_max_test(max_test: int | None) -> None:
+    """Refuses a number of test images below 1; None stands for all."""
+    if max_test is not None and max_test < 1:
+        raise ValueError(f"max_test is {max_test}: choose 1 or more, or None for every image")
+
+
+def _image_key(place: str) -> tuple[str, ...]:
+    """Category, defect and name, the same for a test image, its mask and its region."""
+    path = PurePosixPath(place)
+    parts = path.parts[:1] + path.parts[2:] if path.parts[1:3] == ("region", "test") else path.parts
+    if parts[1] not in ("test", "ground_truth"):
+        return path.parts
+    stem = path.stem.removesuffix("_mask") if parts[1] == "ground_truth" else path.stem
+    return parts[0], *parts[2:-1], stem
+
+
+def _build(building: Path, files: Files) -> None:
+    for place, source in files.items():
+        path = building / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, Path):
+            _link_or_copy(source, path)
+        else:
+            pixels = source()
+            flipped = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+            path.write_bytes(cv2.imencode(path.suffix, flipped)[1].tobytes())
+    written = sum(path.is_file() for path in building.rglob("*"))
+    if written != len(files):
+        raise ValueError(f"{building} holds {written} files instead of {len(files)}: is the disk full?")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} is missing: unpack or install the dataset again")
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _move(building: Path, target: Path, options: Mapping[str, Any]) -> None:
+    if target.is_dir() and os.name == "nt" and not any(target.iterdir()):
+        target.rmdir()  # Windows renames onto nothing, not even onto an empty folder
+    try:
+        building.replace(target)
+    except OSError:
+        if not is_finished(target, options):  # else another process was faster, and made the same
+            raise

@@ -1,1 +1,0 @@
-"""One file per dataset that needs converting into the MVTec layout."""
