@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from anomaly_zoo import tracking
 from anomaly_zoo.config import resolve
-from anomaly_zoo.results import load
+from anomaly_zoo.results import Result, load
 from anomaly_zoo.run import run
 from anomaly_zoo.tracking import curves
 
@@ -164,7 +164,7 @@ def test_a_tracker_that_does_not_start_is_done_without(
 ) -> None:
     modes: list[str] = []
 
-    def start(folder: Path, identity: dict[str, Any], mode: str) -> None:
+    def start(folder: Path, known: Result, mode: str) -> None:
         modes.append(mode)
         raise RuntimeError("no service\nat all")
 

@@ -4,8 +4,6 @@ What has been checked is noted in the store, so that a resumed bench, or the nex
 images for that once more. The note is of the files' names, sizes and times: a file that changes is checked again.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +14,7 @@ from rich.markup import escape
 
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.mvtec import MVTecDataModule, MVTecDataset
-from anomaly_zoo.grid.cells import Cell
+from anomaly_zoo.grid.cells import Cell, sha256, version_of
 from anomaly_zoo.grid.engine import cores
 from anomaly_zoo.grid.worker import warm_up
 
@@ -61,10 +59,7 @@ def _check_test_split(data: MVTecDataModule, store: Path) -> Path:
 
 def _check_files(files: Sequence[Path], read: Callable[[Path], object], store: Path, more: Sequence[Path] = ()) -> Path:
     """Reads files unless that has been noted. Returns the note: an empty file, named by what was read."""
-    stamps = [
-        (str(path.resolve()), about.st_size, about.st_mtime_ns) for path in [*files, *more] for about in [path.stat()]
-    ]
-    note = store / ".checked" / hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:32]
+    note = store / ".checked" / sha256([version_of(path) for path in (*files, *more)])[:32]
     if not note.exists():
         with ThreadPoolExecutor(cores()) as threads:  # decoding lets go of the interpreter
             for _ in threads.map(read, files):
