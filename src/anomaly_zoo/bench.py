@@ -20,10 +20,9 @@ from rich.markup import escape
 from anomaly_zoo.compare import print_table
 from anomaly_zoo.grid.cells import Cell, grid, remember
 from anomaly_zoo.grid.engine import DEFAULT_RUN_MIB, DISK_FULL, Engine, Serial, gpus, share
-from anomaly_zoo.grid.estimate import Estimate, duration
 from anomaly_zoo.grid.local import LocalPool, start_importing
 from anomaly_zoo.grid.options import parse
-from anomaly_zoo.grid.progress import run_and_show
+from anomaly_zoo.grid.progress import Estimate, duration, run_and_show
 from anomaly_zoo.grid.schedule import Schedule, unfinished
 from anomaly_zoo.results import Result, load, load_all
 from anomaly_zoo.summary import BASELINE

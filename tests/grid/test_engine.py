@@ -6,7 +6,7 @@ import pytest
 from anomaly_zoo.grid import engine
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.engine import available_mib, cores, share
-from anomaly_zoo.grid.estimate import Estimate, duration
+from anomaly_zoo.grid.progress import Estimate, duration
 from anomaly_zoo.results import Result
 
 

@@ -8,9 +8,10 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from anomaly_zoo.results import Result, conflicting_keys, result_path, write_who
 from anomaly_zoo.yaml_files import BASE, find_method, name_in_results
 
 Config = dict[str, Any]
+Fingerprint = Callable[[str], str]
 
 # Where the files lie, how fast they are read, and what is shown meanwhile.
 _CANNOT_CHANGE_A_SCORE = {
@@ -64,6 +66,27 @@ class Cell:
         return f"{self.method} {data['category']} shots={data['shots']} seed={self.config['seed_everything']}"
 
 
+def _images_fingerprint(folder: str) -> str:
+    """Names and sizes of all files of a category; not their bytes, which would take as long as running it."""
+    files = []
+    for part in ("train", "test", "ground_truth"):
+        for parent, _, names in os.walk(Path(folder, part), followlinks=True):
+            paths = (Path(parent, name) for name in names if not name.startswith("."))
+            files += [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
+    return sha256(sorted(files))
+
+
+def _weights_fingerprint(weights: str) -> str:
+    """The content of a file; `auto` and `none` stand for themselves."""
+    if not Path(weights).is_file():
+        return weights
+    digest = hashlib.sha256()
+    with Path(weights).open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def grid(
     method: str, roots: dict[str, Path], categories: Sequence[str], shots: Sequence[int], seeds: Sequence[int],
     options: Sequence[str], store: Path,
@@ -79,7 +102,7 @@ def grid(
     """
     name = name_in_results(method)
     cells: list[Cell] = []
-    fingerprints: dict[Any, str] = {}
+    images, weights = cache(_images_fingerprint), cache(_weights_fingerprint)
     for dataset, root in roots.items():
         chosen = _categories(root, categories, alone=len(roots) == 1)
         if not chosen:
@@ -90,26 +113,24 @@ def grid(
             config = copy.deepcopy(base)
             config["seed_everything"] = seed
             config["data"] |= {"category": category, "shots": k}
-            cells.append(Cell(name, config, store, identity(name, config, fingerprints), memory))
+            cells.append(Cell(name, config, store, identity(name, config, images, weights), memory))
     if not cells:
         wanted, searched = " or ".join(map(repr, categories)), ", ".join(map(str, roots.values()))
         raise FileNotFoundError(f"no category {wanted} in {searched}.")
     return cells
 
 
-def identity(method: str, config: Config, fingerprints: dict[Any, str] | None = None) -> str:
+def identity(
+    method: str, config: Config, images: Fingerprint = _images_fingerprint, weights: Fingerprint = _weights_fingerprint
+) -> str:
     """Hashes everything that decides the numbers of a run, except for the versions of libraries and the device.
 
     That is the configuration without what cannot change a score, the names and sizes of the category's files, and the
-    content of a weight file. `fingerprints` are those of files that are known already; new ones are added.
+    content of a weight file.
     """
-    known = {} if fingerprints is None else fingerprints
-    images, weights = Path(config["data"]["root"], config["data"]["category"]), str(config["backbone"]["weights"])
-    if images not in known:
-        known[images] = _images_fingerprint(images)
-    if weights not in known:
-        known[weights] = _weights_fingerprint(weights)
-    return sha256({"method": method, "config": _deciding(config), "images": known[images], "weights": known[weights]})
+    category = str(Path(config["data"]["root"], config["data"]["category"]))
+    files = {"images": images(category), "weights": weights(str(config["backbone"]["weights"]))}
+    return sha256({"method": method, "config": _deciding(config), **files})
 
 
 def conflicts(result: Result, cell: Cell) -> list[str]:
@@ -176,27 +197,6 @@ def _deciding(config: Config) -> Config:
         else values
         for part, values in config.items()
     }
-
-
-def _images_fingerprint(folder: Path) -> str:
-    """Names and sizes of all files of a category; not their bytes, which would take as long as running it."""
-    files = []
-    for part in ("train", "test", "ground_truth"):
-        for parent, _, names in os.walk(folder / part, followlinks=True):
-            paths = (Path(parent, name) for name in names if not name.startswith("."))
-            files += [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
-    return sha256(sorted(files))
-
-
-def _weights_fingerprint(weights: str) -> str:
-    """The content of a file; `auto` and `none` stand for themselves."""
-    if not Path(weights).is_file():
-        return weights
-    digest = hashlib.sha256()
-    with Path(weights).open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def version_of(path: Path) -> tuple[str, int, int, int]:

@@ -1,8 +1,11 @@
-"""What a bench shows while it runs: a table that lives on a terminal, plain lines elsewhere. Needs no torch."""
+"""How long cells take, and what a bench shows meanwhile: a table on a terminal, plain lines elsewhere. No torch."""
 
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -10,11 +13,64 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from anomaly_zoo.grid.estimate import Estimate, duration
+from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.schedule import Ended, Schedule
 from anomaly_zoo.results import Result
 
 _SCORES = ("image_auroc", "aupro")
+
+
+Key = tuple[str | int, ...]
+
+
+class Estimate:
+    """Seconds per cell: the median over the past runs that are most like it.
+
+    Most alike are the same method, dataset, category and shots; then fewer of these in this order.
+
+    Args:
+        results: past runs; failed ones do not count.
+    """
+
+    def __init__(self, results: Iterable[Result] = ()) -> None:
+        self._seconds: dict[Key, list[float]] = defaultdict(list)
+        for result in results:
+            self.learn(result, result.timing.get("adapt_s", 0.0) + result.timing.get("test_s", 0.0))
+
+    def learn(self, result: Result, seconds: float) -> None:
+        """Takes in one more run."""
+        if result.status == "ok" and seconds > 0:
+            for key in _keys(result.method, result.dataset, result.category, result.shots):
+                self._seconds[key].append(seconds)
+
+    def of(self, cell: Cell) -> float | None:
+        """Seconds of one cell; None if nothing like it has been run."""
+        data = cell.config["data"]
+        keys = _keys(cell.method, data["dataset"], data["category"], data["shots"])
+        return next((median(self._seconds[key]) for key in keys if key in self._seconds), None)
+
+    def total(self, cells: Sequence[Cell], at_once: int = 1) -> float | None:
+        """Seconds of all, `at_once` at a time; None if one of them cannot be estimated."""
+        each = [self.of(cell) for cell in cells]
+        known = [seconds for seconds in each if seconds is not None]
+        return max(sum(known) / at_once, max(known)) if known and len(known) == len(each) else None
+
+
+def duration(seconds: float | None) -> str:
+    """A duration as people say it.
+
+    >>> duration(7.2), duration(150.0), duration(9000.0), duration(None)
+    ('8 s', '2 min', '2.5 h', 'unknown')
+    """
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{int(seconds) + 1} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _keys(*parts: str | int) -> list[Key]:
+    return [parts[:length] for length in range(len(parts), 0, -1)]
 
 
 def run_and_show(schedule: Schedule, console: Console, estimate: Estimate) -> dict[Path, Result]:
@@ -22,7 +78,7 @@ def run_and_show(schedule: Schedule, console: Console, estimate: Estimate) -> di
     progress = _Progress(schedule, estimate)
     live = Live(get_renderable=progress.table, console=console, refresh_per_second=2, transient=True)
     results: dict[Path, Result] = {}
-    with live if console.is_terminal else nullcontext(), closing(iter(schedule)) as cells:  # type: ignore[type-var]
+    with live if console.is_terminal else nullcontext(), closing(iter(schedule)) as cells:
         for ended in cells:
             results[ended.cell.path] = ended.result
             line = progress.learn(ended)

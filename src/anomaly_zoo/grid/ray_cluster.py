@@ -6,6 +6,7 @@ example on a shared disk. It needs no access to the results store: what a run wr
 
 import logging
 import os
+import platform
 import socket
 import tempfile
 from dataclasses import replace
@@ -99,7 +100,7 @@ def _run(cell: Cell, threads: int, folder: str) -> tuple[Result, dict[str, bytes
         try:
             os.chdir(folder)  # paths of data and weights may be relative
         except OSError as error:
-            node = os.uname().nodename
+            node = platform.node()
             return fail(here, f"{folder} is missing on {node} ({error}): start the bench on a shared disk"), {}
         with logged(here.log_path):
             result = execute(here)

@@ -6,7 +6,7 @@ when its process ends, however it ends, so that nothing has to be cleaned up.
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class Schedule:
         self._claims: dict[Path, BaseFileLock] = {}
         self._deaths: Counter[Path] = Counter()
 
-    def __iter__(self) -> Iterator[Ended]:
+    def __iter__(self) -> Generator[Ended, None, None]:
         """Runs everything.
 
         Raises:
