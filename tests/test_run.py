@@ -11,14 +11,9 @@ from anomaly_zoo.config import resolve
 from anomaly_zoo.data.support import support_sha256
 from anomaly_zoo.results import Result, load
 from anomaly_zoo.run import run
+from anomaly_zoo.tracking import SCORES
 
-METRICS = {"image_auroc", "image_ap", "image_f1_max"} | {
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_f1_max",
-    "aupro",
-    "aupro_005",
-}
+METRICS = set(SCORES)
 
 
 def config_for(method: str | Path, root: Path, *more: str) -> dict[str, Any]:
