@@ -1,11 +1,12 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anomaly_zoo.command_line import CommandLine
 from anomaly_zoo.config import method_files, quiet, resolve
-from anomaly_zoo.results import Result
+from anomaly_zoo.results import Result, load_all, save
 from anomaly_zoo.run import run
 
 
@@ -65,8 +66,24 @@ def test_fit_then_test_gives_what_one_process_gives(
     cli = command("test", *options(tiny_root, out), f"--ckpt_path={out / 'adapted.ckpt'}")
     assert cli.evaluation.metrics == in_one_process.metrics
     assert cli.evaluation.images == in_one_process.images
-    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert printed == {name: f"{value:.4f}" for name, value in in_one_process.metrics.items()}
+    *printed, last = capsys.readouterr().out.splitlines()
+    assert dict(map(str.split, printed)) == {name: f"{value:.4f}" for name, value in in_one_process.metrics.items()}
+    (result,) = load_all(out / "results")
+    assert last == f"Result: {result.path_in(out / 'results')}"
+    assert (result.method, result.support) == ("patchcore", in_one_process.support)
+    assert (result.metrics, result.images) == (in_one_process.metrics, in_one_process.images)
+    assert result.training == in_one_process.training
+    assert result.config["data"] == in_one_process.config["data"]
+
+
+def test_a_result_of_the_bench_is_not_replaced(
+    tiny_root: Path, out: Path, tmp_path: Path, in_one_process: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(replace(in_one_process, method="patchcore", cell="a hash"), tmp_path / "results")
+    before = path.read_bytes()
+    command("test", *options(tiny_root, tmp_path), f"--ckpt_path={out / 'adapted.ckpt'}")
+    assert capsys.readouterr().out.splitlines()[-1] == f"Not saved, since the bench has made {path}."
+    assert path.read_bytes() == before
 
 
 def test_predict_writes_the_score_of_every_test_image(tiny_root: Path, out: Path, in_one_process: Result) -> None:

@@ -9,7 +9,7 @@ import pytest
 _KEEPS = """
 from pathlib import Path
 import torch
-from anomaly_zoo.freed_memory import keep_freed_memory, return_freed_memory
+from anomaly_zoo.freed_memory import keep_freed_memory
 def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4 / 1024
 keep_freed_memory()
@@ -17,7 +17,7 @@ before = resident_mib()
 blocks = [torch.ones(4 * 2**20) for _ in range(16)]
 del blocks
 kept = resident_mib() - before
-return_freed_memory()
+keep_freed_memory()
 print(kept, resident_mib() - before)
 """
 _LOOP = """

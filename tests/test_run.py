@@ -9,16 +9,11 @@ import pytest
 from anomaly_zoo import run as run_module
 from anomaly_zoo.config import resolve
 from anomaly_zoo.data.support import support_sha256
-from anomaly_zoo.results import Result, load, save
+from anomaly_zoo.results import Result, load
 from anomaly_zoo.run import run
+from anomaly_zoo.tracking import SCORES
 
-METRICS = {"image_auroc", "image_ap", "image_f1_max"} | {
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_f1_max",
-    "aupro",
-    "aupro_005",
-}
+METRICS = set(SCORES)
 
 
 def config_for(method: str | Path, root: Path, *more: str) -> dict[str, Any]:
@@ -70,7 +65,7 @@ def test_the_result_says_what_the_training_did(
     (tmp_path / "toy.yaml").write_text("model: {class_path: tests.toy.Toy, init_args: {steps: 2}}\n")
     trained = run(config_for(tmp_path / "toy.yaml", tiny_root), "toy", tmp_path / "results")
     assert (trained.training["steps"], trained.training["kept_step"]) == (2, 2)
-    assert load(save(trained, tmp_path / "results")) == trained
+    assert load(trained.path_in(tmp_path / "results")) == trained
 
 
 def test_the_result_lists_the_support_relative_to_the_dataset(result: Result, tiny_root: Path) -> None:
@@ -110,13 +105,13 @@ def test_there_is_no_commit_where_the_package_only_lies_inside_a_repository(
     assert (run_module._git() or {}).get("dirty") is True
 
 
-def test_the_result_can_be_stored(result: Result, tmp_path: Path) -> None:
-    assert load(save(result, tmp_path)) == result
+def test_the_result_is_saved(result: Result, store: Path) -> None:
+    assert load(result.path_in(store)) == result
 
 
 def test_without_tracking_only_pictures_are_written(result: Result, store: Path) -> None:
     folder = result.path_in(store).with_suffix("")
-    written = {path.relative_to(folder).as_posix() for path in store.rglob("*") if path.is_file()}
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     kinds = ("good", "large", "small")
     pictures = {f"pictures/{kind}_00{number}.png" for kind in kinds for number in range(2)}
     gallery = {f"gallery/{name}" for name in ("images.jpg", "masks.png", "maps.png", "index.json")}
@@ -132,4 +127,3 @@ def test_without_masks_pixel_metrics_are_undefined_with_a_reason(
     assert result.metrics.keys() == {"image_auroc", "image_ap", "image_f1_max"}
     assert result.undefined.keys() == METRICS - result.metrics.keys()
     assert all(result.undefined.values())
-    save(result, tmp_path / "results")

@@ -13,10 +13,11 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from anomaly_zoo import tracking
 from anomaly_zoo.config import resolve
-from anomaly_zoo.results import load
+from anomaly_zoo.results import Result, load
 from anomaly_zoo.run import run
 from anomaly_zoo.tracking import curves
 
+SMALL = ["--shots", "2", "--seeds", "0", "--image-size", "64"]
 TRACKED = """
 import sys
 import tests.toy
@@ -67,20 +68,9 @@ def test_tracking_writes_everything_into_the_folder_of_the_run(tiny_root: Path, 
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
     }
     environment["MPLCONFIGDIR"] = str(tmp_path / "matplotlib")  # torchmetrics imports it where it is installed
-    options = [
-        "--method",
-        "../toy.yaml",
-        "--root",
-        str(tiny_root),
-        "--shots",
-        "2",
-        "--seeds",
-        "0",
-        "--image-size",
-        "64",
-    ]
+    options = ["--method", "../toy.yaml", "--root", str(tiny_root), *SMALL, "--results", "../results"]
     done = subprocess.run(
-        [sys.executable, "-c", TRACKED, *options, "--results", "../results"],
+        [sys.executable, "-c", TRACKED, *options],
         cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr  # alpha fails
@@ -164,7 +154,7 @@ def test_a_tracker_that_does_not_start_is_done_without(
 ) -> None:
     modes: list[str] = []
 
-    def start(folder: Path, identity: dict[str, Any], mode: str) -> None:
+    def start(folder: Path, known: Result, mode: str) -> None:
         modes.append(mode)
         raise RuntimeError("no service\nat all")
 
@@ -183,8 +173,8 @@ def test_a_tracker_that_does_not_start_is_done_without(
 @pytest.mark.filterwarnings("ignore")  # the killed service leaves open pipes
 def test_a_tracker_that_dies_midway_never_fails_the_run(tiny_root: Path, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text("model: {class_path: tests.toy.Toy, init_args: {steps: 3}}\n")
-    options = ["--method", str(tmp_path / "toy.yaml"), "--root", str(tiny_root), "--category", "alpha"]
-    options += ["--shots", "2", "--seeds", "0", "--image-size", "64", "--results", str(tmp_path / "results")]
+    options = ["--method", str(tmp_path / "toy.yaml"), "--root", str(tiny_root), "--category", "alpha", *SMALL]
+    options += ["--results", str(tmp_path / "results")]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *options],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},

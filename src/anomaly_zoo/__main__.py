@@ -8,7 +8,8 @@ import sys
 
 def main() -> int:
     """Runs the command line. Returns 2, after one clear line, where the request cannot be met."""
-    if sys.argv[1:] == ["--version"]:
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
         from anomaly_zoo import __version__
 
         sys.stdout.write(f"anomaly_zoo {__version__}\n")
@@ -18,26 +19,19 @@ def main() -> int:
     from anomaly_zoo.freed_memory import keep_freed_memory
 
     keep_freed_memory()
-    if commands.meant(sys.argv[1:]):
-        try:
-            return commands.main(sys.argv[1:])
-        except (ValueError, OSError) as error:
-            sys.stderr.write(f"error: {error}\n")
-            return 2
-        except KeyboardInterrupt:
-            return 130
-
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from anomaly_zoo.command_line import CommandLine
-    from anomaly_zoo.config import quiet
-
     try:
+        if commands.meant(arguments):
+            return commands.main(arguments)
+        from anomaly_zoo.command_line import CommandLine
+        from anomaly_zoo.config import quiet
+
         with quiet():
             CommandLine()
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

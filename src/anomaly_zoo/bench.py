@@ -4,27 +4,26 @@ Finished runs are skipped, a failing one is recorded and the rest goes on; the g
 """
 
 import argparse
-import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from anomaly_zoo.compare import print_table
 from anomaly_zoo.grid.cells import Cell, grid, remember
-from anomaly_zoo.grid.engine import DEFAULT_RUN_MIB, Engine, cores, gpus, share
-from anomaly_zoo.grid.estimate import Estimate, run_mib, spelled
+from anomaly_zoo.grid.engine import DEFAULT_RUN_MIB, DISK_FULL, Engine, Serial, gpus, share
 from anomaly_zoo.grid.local import LocalPool, start_importing
 from anomaly_zoo.grid.options import parse
-from anomaly_zoo.grid.progress import Progress
-from anomaly_zoo.grid.schedule import Schedule, Todo, unfinished
+from anomaly_zoo.grid.progress import Estimate, duration, run_and_show
+from anomaly_zoo.grid.schedule import Schedule, unfinished
 from anomaly_zoo.results import Result, load, load_all
 from anomaly_zoo.summary import BASELINE
 from anomaly_zoo.yaml_files import name_in_results
@@ -43,31 +42,38 @@ def main(arguments: list[str] | None = None) -> int:
         0; 1 if a run failed or the disk is full, 2 if the request itself cannot be met, 130 after Ctrl-C, 143 after
         SIGTERM.
     """
-    console = Console(highlight=False, soft_wrap=True)
     options = parse(arguments)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     try:
-        with _sigterm():
-            return _bench(options, console)
+        return _bench(options, Console(highlight=False, soft_wrap=True))
     except _Terminated:
         sys.stderr.write(f"Terminated. {_RESUME}")
         return 128 + signal.SIGTERM
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         sys.stderr.write(f"Interrupted. {_RESUME}")
         return 128 + signal.SIGINT
-    except Exception as error:
-        if not isinstance(error, (ValueError, OSError, ImportError)) and not _is_misconfiguration(error):
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        sys.stderr.write(_RESUME if full else "")
+    except OSError as error:
+        full = error.errno in DISK_FULL
+        sys.stderr.write(f"error: the disk is full: {error}\n{_RESUME}" if full else f"error: {error}\n")
         return 1 if full else 2
+    except (ValueError, ImportError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def _bench(options: argparse.Namespace, console: Console) -> int:
     roots = _choose_datasets(options.dataset, options.root, console)
     if options.engine == "local" and not (options.list_cells or options.dry_run or options.results.exists()):
         start_importing()  # nothing is finished: workers will be needed
-    cells, resolved = _cells(options, roots)
+    cells = _cells(options, roots)
     if options.list_cells:
         for number, cell in enumerate(cells):
             console.print(f"{number} {_place(cell)}", markup=False)
@@ -77,17 +83,19 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
             raise ValueError(f"--cell {options.cell} is not there: --list-cells shows 0 to {len(cells) - 1}.")
         cells = [cells[options.cell]]
     todo, results = unfinished(cells, options.force)
+    past = [result for store in {cell.store for cell in cells if todo} for result in load_all(store)]
     if options.dry_run:
-        return _dry_run(cells, todo, options, console)
+        return _dry_run(cells, todo, past, options, console)
     if todo:
         from anomaly_zoo.grid.preflight import check  # imports torch
 
-        check([cell for cell, _ in todo], console)
-        remember(resolved)
+        check(todo, console)
+        remember(cells)
     if len(todo) < len(cells):
         console.print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished already (--force runs them again).")
     if todo:
-        results |= _run(todo, len(cells), options, console)
+        schedule = Schedule(todo, _engine(len(cells), past, options), options.retries)
+        results |= run_and_show(schedule, console, Estimate(past))
     for store in dict.fromkeys(cell.store for cell in cells):
         here = [cell for cell in cells if cell.store == store]
         print_table([results[cell.path] for cell in here] + _baseline(here))
@@ -100,85 +108,66 @@ def _choose_datasets(names: Sequence[str] | None, roots: Sequence[Path] | None, 
     Raises:
         ValueError: as many names as roots are needed, and different ones.
     """
-    count = max(len(names or []), len(roots or []), 1)
-    if (names and len(names) != count) or (roots and len(roots) != count):
-        said = f"--dataset has {len(names or [])} names, --root {len(roots or [])} folders"
-        raise ValueError(f"{said}: give one for each.")
-    pairs = [
-        _choose_dataset(names[number] if names else None, roots[number] if roots else None, console)
-        for number in range(count)
-    ]
-    if len(dict(pairs)) < count:
-        raise ValueError(f"two datasets are named {pairs[0][0]!r}: tell them apart with --dataset.")
-    return dict(pairs)
+    if names and roots and len(names) != len(roots):
+        raise ValueError(f"--dataset has {len(names)} names, --root {len(roots)} folders: give one for each.")
+    both = zip_longest(names or [], roots or []) if names or roots else [(None, None)]
+    chosen = [_choose_dataset(name, root, console) for name, root in both]
+    if len(dict(chosen)) < len(chosen):
+        raise ValueError(f"two datasets are named {chosen[0][0]!r}: tell them apart with --dataset.")
+    return dict(chosen)
 
 
 def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tuple[str, Path]:
     """The dataset's name and folder; ELPV, which a Python package brings, where there is nothing else."""
-    mvtec = Path(os.environ.get("MVTEC_ROOT") or "datasets/mvtec_ad")
     if root is not None:
-        name = name or root.resolve().name
-    elif name is None:
+        return name or root.resolve().name, root
+    mvtec = Path(os.environ.get("MVTEC_ROOT") or "datasets/mvtec_ad")
+    if name is None:
         name = "mvtec_ad" if os.environ.get("MVTEC_ROOT") or mvtec.is_dir() else "elpv"
         console.print(
             f"Dataset {name}. For another: --root FOLDER in the MVTec layout (make: ROOT=), or set MVTEC_ROOT."
         )
-    if root is None:
-        root = mvtec if name == "mvtec_ad" else Path("datasets") / name
-        if name == "elpv":
-            from anomaly_zoo.data.prepare import elpv
+    root = mvtec if name == "mvtec_ad" else Path("datasets") / name
+    if name == "elpv":
+        from anomaly_zoo.data.prepare import elpv
 
-            if not root.exists():
-                console.print(f"ELPV: {elpv.ELPV.licence} {elpv.ELPV.citation}", style="dim", markup=False)
-            elpv.prepare(root)
+        if not root.exists():
+            console.print(f"ELPV: {elpv.ELPV.licence} {elpv.ELPV.citation}", style="dim", markup=False)
+        elpv.prepare(root)
     return name, root
 
 
-def _cells(options: argparse.Namespace, roots: dict[str, Path]) -> tuple[list[Cell], dict[Path, Any]]:
+def _cells(options: argparse.Namespace, roots: dict[str, Path]) -> list[Cell]:
     """All cells, method by method and backbone by backbone."""
     chosen = {"backbone.weights": options.weights, "data.image_size": options.image_size}
     fixed = [f"--{key}={value}" for key, value in chosen.items() if value is not None]
     backbones = list(dict.fromkeys(options.backbone or [None]))
     cells: list[Cell] = []
-    resolved: dict[Path, Any] = {}
     for backbone in backbones:
         store = options.results if len(backbones) == 1 else options.results / f"backbone={backbone}"
-        more = [] if backbone is None else [f"--backbone.name={backbone}"]
+        more = fixed if backbone is None else [f"--backbone.name={backbone}", *fixed]
         for method in options.method:
-            some, files = grid(method, roots, options.category, options.shots, options.seeds, [*more, *fixed], store)
-            cells += some
-            resolved |= files
-    return cells, resolved
+            cells += grid(method, roots, options.category, options.shots, options.seeds, more, store)
+    return cells
 
 
-def _dry_run(cells: Sequence[Cell], todo: Sequence[Todo], options: argparse.Namespace, console: Console) -> int:
+def _dry_run(
+    cells: Sequence[Cell], todo: Sequence[Cell], past: Sequence[Result], options: argparse.Namespace, console: Console
+) -> int:
     """Prints what would run, and for how long judging by past runs."""
-    past = [result for store in {cell.store for cell in cells} for result in load_all(store)]
     estimate = Estimate(past)
-    for cell, seen in todo:
-        again = "" if seen is None else " (again)"
-        console.print(f"{_place(cell)}{again}: {spelled(estimate.of(cell))}", markup=False)
+    for cell in todo:
+        again = " (again)" if cell.path.exists() else ""
+        console.print(f"{_place(cell)}{again}: {duration(estimate.of(cell))}", markup=False)
     at_once = min(len(todo), _shares(len(cells), past, options)[0]) if todo and options.engine == "local" else 1
-    total = estimate.total([cell for cell, _ in todo], at_once) if todo else 0.0
+    total = estimate.total(todo, at_once) if todo else 0.0
     done = f"{len(cells) - len(todo)} of {len(cells)} runs are finished"
-    console.print(f"{done}; the other {len(todo)} should take {spelled(total)}, {at_once} at a time.")
+    console.print(f"{done}; the other {len(todo)} should take {duration(total)}, {at_once} at a time.")
     return 0
-
-
-def _run(todo: Sequence[Todo], grid_size: int, options: argparse.Namespace, console: Console) -> dict[Path, Result]:
-    past = [result for store in {cell.store for cell, _ in todo} for result in load_all(store)]
-    engine = _engine(grid_size, past, options)
-    try:
-        with Progress([cell for cell, _ in todo], console, Estimate(past), engine.slots) as progress:
-            return Schedule(todo, engine, progress, options.retries).run()
-    finally:
-        engine.close()
 
 
 def _engine(grid_size: int, past: Sequence[Result], options: argparse.Namespace) -> Engine:
     if options.engine == "serial":
-        from anomaly_zoo.grid.serial import Serial  # imports torch
-
         return Serial()
     if options.engine == "ray":
         from anomaly_zoo.grid.ray_cluster import RayCluster
@@ -194,11 +183,8 @@ def _shares(grid_size: int, past: Sequence[Result], options: argparse.Namespace)
     resumed grid has the scores of one that was never stopped.
     """
     names = {name_in_results(method) for method in options.method}
-    mib = run_mib((result for result in past if result.method in names), DEFAULT_RUN_MIB)
-    workers, threads = share(grid_size, mib, options.workers, gpus(), options.gpus or 1.0)
-    if options.threads and options.workers is None:
-        workers = max(1, min(workers, cores() // options.threads))
-    return workers, options.threads or threads
+    mib = max((float(run.resources.get("peak_rss_mib", 0)) for run in past if run.method in names), default=0)
+    return share(grid_size, mib or DEFAULT_RUN_MIB, options.workers, options.threads, gpus(), options.gpus or 1.0)
 
 
 def _report_failed(failed: Sequence[Cell], results: dict[Path, Result], console: Console) -> int:
@@ -213,35 +199,12 @@ def _report_failed(failed: Sequence[Cell], results: dict[Path, Result], console:
 
 def _baseline(cells: Sequence[Cell]) -> list[Result]:
     """The baseline's results for the same runs, where the store holds them."""
-    have = {cell.path for cell in cells}
-    paths = {cell.path.parents[2] / BASELINE / cell.path.relative_to(cell.path.parents[1]) for cell in cells}
-    return [load(path) for path in sorted(paths - have) if path.is_file()]
+    paths = {replace(cell, method=BASELINE).path for cell in cells} - {cell.path for cell in cells}
+    return [load(path) for path in sorted(paths) if path.is_file()]
 
 
 def _place(cell: Cell) -> str:
     return cell.path.relative_to(cell.store).with_suffix("").as_posix() + f" {cell.config['backbone']['name']}"
-
-
-def _is_misconfiguration(error: Exception) -> bool:
-    """Whether Lightning raised it about a setting; its class is not imported for that, since it would take seconds."""
-    return type(error).__name__ == "MisconfigurationException"
-
-
-@contextmanager
-def _sigterm() -> Iterator[None]:
-    """Meanwhile, SIGTERM ends the bench as cleanly as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> NoReturn:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,39 @@
-"""What `python -m anomaly_zoo` adds to Lightning's command line: tracking, the adapted module, a table of scores."""
+"""What `python -m anomaly_zoo` adds to Lightning's command line: tracking, the adapted module, a result, scores."""
 
 import csv
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import lightning.pytorch as L
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from anomaly_zoo.config import AnomalyCLI
+from anomaly_zoo.config import AnomalyCLI, plain
 from anomaly_zoo.deploy.adapting import make_model, require_deployable
-from anomaly_zoo.deploy.model_folder import save
-from anomaly_zoo.run import describe
+from anomaly_zoo.deploy.model_folder import save as save_model
+from anomaly_zoo.results import Result, load, save
+from anomaly_zoo.run import describe, measured
 from anomaly_zoo.tracking import tracker
+from anomaly_zoo.yaml_files import name_in_results
 
 CHECKPOINT = "adapted.ckpt"
 PREDICTIONS = "predictions.csv"
+STORE = "results"
 
 
 class CommandLine(AnomalyCLI):
-    """`fit` writes `adapted.ckpt`, `test` prints the metrics, `predict` writes `predictions.csv`.
+    """`fit` writes `adapted.ckpt`; `test` prints the metrics and writes a result; `predict` writes `predictions.csv`.
 
-    Files go into `trainer.default_root_dir`. With `--output`, `fit` writes a model folder too, see `deploy`.
+    Files go into `trainer.default_root_dir`, results into a store in it. With `--output`, `fit` writes a model folder
+    too, see `deploy`.
     """
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Gives `fit` two options; `add_arguments_to_parser` would give them to all."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            parser.add_argument(
-                "--output", type=str | None, default=None, help="model folder to write (docs/deploy.md)"
-            )
+            parser.add_argument("--output", type=str | None, help="model folder to write (docs/deploy.md)")
             rate = "share of normal images that may count as anomalous, for --output"
             parser.add_argument("--false_alarm_rate", type=float, default=0.05, help=rate)
         return parser
@@ -41,8 +43,7 @@ class CommandLine(AnomalyCLI):
         if self.config.fit.output is not None:
             require_deployable(self.datamodule)
         if not self.trainer.loggers:
-            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
-            self.trainer.logger = tracker(self._folder, describe(config, type(self.model).__name__))
+            self.trainer.logger = tracker(self._folder, self._known())
 
     def after_fit(self) -> None:
         """Saves the adapted module."""
@@ -51,8 +52,7 @@ class CommandLine(AnomalyCLI):
         self._say(f"Adapted. Test it: the same options with `test --ckpt_path {path}`")
         if self.config.fit.output is not None and self.trainer.is_global_zero:
             output = Path(self.config.fit.output)
-            model = make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate)
-            save(model, output)
+            save_model(make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate), output)
             self._say(f"Inspect images: `predict --model {output} FOLDER --output out`")
 
     def before_test(self) -> None:
@@ -63,12 +63,17 @@ class CommandLine(AnomalyCLI):
 
     before_predict = before_test
 
-    def after_test(self) -> None:
-        """Prints the metrics, and what could not be measured."""
-        for metric, value in self.evaluation.metrics.items():
+    def test(self, model: L.LightningModule, **kwargs: Any) -> None:
+        """Prints the metrics, and what could not be measured; saves the result."""
+        begin = perf_counter()
+        self.trainer.test(model, **kwargs)
+        result = measured(self._known(), self, test_s=perf_counter() - begin)
+        for metric, value in result.metrics.items():
             self._say(f"{metric:13} {value:.4f}")
-        for metric, reason in self.evaluation.undefined.items():
+        for metric, reason in result.undefined.items():
             self._say(f"{metric:13} undefined: {reason}")
+        if self.trainer.is_global_zero:
+            self._save(result)
 
     def predict(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Writes the score of every test image."""
@@ -81,11 +86,25 @@ class CommandLine(AnomalyCLI):
             csv.writer(file).writerows([("path", "image_score"), *zip(paths, scores, strict=True)])
         self._say(f"Scores of {len(scores)} images: {path}")
 
+    def _save(self, result: Result) -> None:
+        path = result.path_in(self._folder / STORE)
+        if path.exists() and load(path).cell:
+            self._say(f"Not saved, since the bench has made {path}.")
+        else:
+            self._say(f"Result: {save(result, self._folder / STORE)}")
+
     @property
     def _folder(self) -> Path:
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def _known(self) -> Result:
+        """What is known of the run before it starts; a method counts by its file, or else by its class."""
+        assert self.subcommand is not None
+        files = [str(file) for file in self.config[self.subcommand].config or []]
+        method = name_in_results(files[0]) if files else type(self.model).__name__
+        return describe(plain(self), method)
 
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:

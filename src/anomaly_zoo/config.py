@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -40,13 +41,20 @@ _KNOWN_WARNINGS = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Lightning's hints and the warnings that are known to mean nothing here off the terminal."""
+    """Keeps Lightning's hints and the warnings that are known to mean nothing here off the terminal.
+
+    Raises:
+        ValueError: Lightning refuses a setting.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in _KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
-        yield
+        try:
+            yield
+        except MisconfigurationException as error:
+            raise ValueError(str(error)) from error
 
 
 class _Parser(LightningArgumentParser):
@@ -87,6 +95,19 @@ class AnomalyCLI(LightningCLI):
         """What can be run; there is nothing to validate on."""
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "validate"}
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One backbone for every method, one seed for everything."""
+        parser.add_class_arguments(Backbone, "backbone")
+        parser.link_arguments("backbone", "model.init_args.backbone", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses; what is wrong becomes a `ValueError` of one line."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Lets a method that trains nothing run on several processes too: DDP refuses to wrap it.
 
@@ -106,19 +127,6 @@ class AnomalyCLI(LightningCLI):
             strategy.configure_ddp = wrap_what_trains  # type: ignore[method-assign]
         return trainer
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """One backbone for every method, one seed for everything."""
-        parser.add_class_arguments(Backbone, "backbone")
-        parser.link_arguments("backbone", "model.init_args.backbone", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "data.seed")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; what is wrong becomes a `ValueError` of one line."""
-        try:
-            super().parse_arguments(parser, args)
-        except ArgumentError as error:
-            raise ValueError(" ".join(str(error).split())) from None
-
 
 class _ParseOnly(AnomalyCLI):
     def instantiate_classes(self) -> None:
@@ -131,24 +139,22 @@ def resolve(method: str | Path, options: list[str]) -> dict[str, Any]:
 
     Args:
         method: a name in configs/methods such as `coft`, a variant such as `coft:no_np`, or the path of a YAML file.
-        options: command-line options such as `--data.category=bottle`.
-
-    Returns:
-        Plain nested values, as stored in a result and accepted by `build`.
+        options: such as `--data.category=bottle`.
 
     Raises:
         ValueError: an unknown method, variant, key or type.
     """
     file, overrides = find_method(method)
-    changes = [f"--model.init_args.{name}={_as_option(value)}" for name, value in overrides.items()]
-    cli = _ParseOnly(["--config", str(file), *changes, *options], run=False)
-    config: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
-    config.pop("config", None)
-    return config
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in overrides.items()}
+    changes = [f"--model.init_args.{name}={value}" for name, value in values.items()]
+    return plain(_ParseOnly(["--config", str(file), *changes, *options], run=False))
 
 
-def _as_option(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def plain(cli: AnomalyCLI) -> dict[str, Any]:
+    """The configuration of a run as plain nested values, as stored in a result and accepted by `build`."""
+    config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    config = config[cli.subcommand] if cli.subcommand else config
+    return {part: config[part] for part in ("seed_everything", "trainer", "model", "data", "backbone")}
 
 
 @quiet()

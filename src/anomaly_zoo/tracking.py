@@ -18,13 +18,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 from lightning.pytorch.loggers import WandbLogger
 
-from anomaly_zoo.results import Result
+from anomaly_zoo.results import ImageScore, Result
 
 PROJECT = "anomaly_zoo"
 SCORES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
 COSTS = ("adapt_s", "test_s", "ms_per_image", "peak_rss_mib", "trainable_params")
-_STEP = "trainer/global_step"
-_PATH_KEYS = ("dataset", "category", "method", "shots", "seed")
+_RUN = ("dataset", "category", "method", "shots", "seed")
+_CONFIG = (*_RUN, "backbone", "config", "versions", "git")
+_FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+
+Curve = list[tuple[float, float]]
 
 
 class Tracker(WandbLogger):
@@ -52,45 +55,33 @@ class Tracker(WandbLogger):
             act()
         except Exception as error:  # it has many, some of them not its own
             self.broken = True
-            _say(f"{_brief(error)}; the run goes on without tracking.")
+            _warn(error, "without tracking")
 
 
-def tracker(folder: Path, identity: dict[str, Any]) -> Tracker | None:
-    """A started W&B run with all its files in the run's folder.
+def tracker(folder: Path, known: Result) -> Tracker | None:
+    """A started W&B run with its files in `folder`; None if the environment says `WANDB=0`, or if it does not start.
 
-    Offline, unless the environment names another `WANDB_MODE` or holds a `WANDB_API_KEY`.
-
-    Args:
-        folder: of the run.
-        identity: what is known of the run before it starts; becomes its configuration.
-
-    Returns:
-        None if the environment says `WANDB=0`, or if W&B does not start.
+    Offline, unless the environment names another `WANDB_MODE` or holds a `WANDB_API_KEY`. What is known of the run
+    becomes its configuration.
     """
     if os.environ.get("WANDB") == "0":
         return None
-    mode = os.environ.get("WANDB_MODE", "online" if "WANDB_API_KEY" in os.environ else "offline")
-    for attempt in dict.fromkeys((mode, "offline")):
+    wanted = os.environ.get("WANDB_MODE", "online" if "WANDB_API_KEY" in os.environ else "offline")
+    for mode in dict.fromkeys((wanted, "offline")):
         try:
-            return _start(folder, identity, attempt)
+            return _start(folder, known, mode)
         except Exception as error:  # noqa: PERF203
-            _say(f"{_brief(error)}; the run goes on {'offline' if attempt != 'offline' else 'without tracking'}.")
+            _warn(error, "offline" if mode != "offline" else "without tracking")
     return None
 
 
 def track_result(logger: Any, result: Result, pictures: Sequence[Path]) -> None:
     """Adds what is known at the end: scores, costs, pictures with their scores, curves, the result as an artifact.
 
-    Args:
-        logger: of the trainer; nothing happens unless it is a `Tracker`.
-        result: of the run.
-        pictures: files of `VisualizationCallback`, named `<defect>_<name>.png`.
+    The pictures are those of `VisualizationCallback`, named `<defect>_<name>.png`.
     """
     if isinstance(logger, Tracker):
-        logger.attempt(lambda: _track_numbers(logger.experiment, result))
-        logger.attempt(lambda: _track_pictures(logger.experiment, result, pictures))
-        logger.attempt(lambda: _track_curves(logger.experiment, result))
-        logger.attempt(lambda: _track_artifact(logger.experiment, result))
+        logger.attempt(lambda: _track(logger.experiment, result, pictures))
 
 
 def finish(logger: Any, exit_code: int) -> None:
@@ -99,9 +90,7 @@ def finish(logger: Any, exit_code: int) -> None:
         logger.attempt(lambda: logger.experiment.finish(exit_code=exit_code))
 
 
-def curves(
-    label: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]
-) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+def curves(label: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> tuple[Curve, Curve]:
     """The exact ROC and precision-recall curves, a point for every threshold that changes something.
 
     Args:
@@ -118,26 +107,25 @@ def curves(
     last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # tied scores share a threshold
     detected = np.cumsum(label[order])[last]
     alarms = last + 1 - detected
-    recall, false = detected / label.sum(), alarms / (~label).sum()
-    roc = [(0.0, 0.0), *zip(false.tolist(), recall.tolist(), strict=True)]
-    return roc, list(zip(recall.tolist(), (detected / (last + 1)).tolist(), strict=True))
+    recall, false = (detected / label.sum()).tolist(), (alarms / (~label).sum()).tolist()
+    precision = (detected / (last + 1)).tolist()
+    return [(0.0, 0.0), *zip(false, recall, strict=True)], list(zip(recall, precision, strict=True))
 
 
-def _start(folder: Path, identity: dict[str, Any], mode: str) -> Tracker:
+def _start(folder: Path, known: Result, mode: str) -> Tracker:
     folder.mkdir(parents=True, exist_ok=True)
-    for variable in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        os.environ[variable] = str(folder.resolve())
+    os.environ.update(dict.fromkeys(_FOLDERS, str(folder.resolve())))
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))  # before Lightning's first call, which W&B comments on
 
-    # The identity says more of the machine and the code than W&B's own probes, which cost 0.3 s and disturb the clock
+    # A result says more of the machine and the code than W&B's own probes, which cost 0.3 s and disturb the clock
     lean = wandb.Settings(
         console="off", disable_git=True, disable_code=True, init_timeout=30,
         x_disable_meta=True, x_disable_stats=True, x_save_requirements=False,
     )  # fmt: skip
-    dataset, category, method, shots, seed = (str(identity[key]) for key in _PATH_KEYS)
-    tags = [dataset, category, method, f"shots={shots}", f"seed={seed}", str(identity["backbone"])]
+    dataset, category, method, shots, seed = (str(getattr(known, key)) for key in _RUN)
+    tags = [dataset, category, method, f"shots={shots}", f"seed={seed}", known.backbone]
     logger = Tracker(
         project=PROJECT,
         name="/".join((dataset, category, method, shots, seed)),
@@ -145,7 +133,7 @@ def _start(folder: Path, identity: dict[str, Any], mode: str) -> Tracker:
         job_type=method,
         tags=[tag[:64] for tag in dict.fromkeys(tags)],  # W&B takes no longer ones
         save_dir=folder,
-        config=identity,
+        config={key: getattr(known, key) for key in _CONFIG},
         mode=mode,
         reinit="finish_previous",
         settings=lean,
@@ -153,59 +141,58 @@ def _start(folder: Path, identity: dict[str, Any], mode: str) -> Tracker:
     run = logger.experiment  # starts it now, before the clock
     for prefix, names, better in (("test", SCORES, "max"), ("cost", COSTS, "min")):
         for name in names:
-            run.define_metric(f"{prefix}/{name}", step_metric=_STEP, summary=better)
+            run.define_metric(f"{prefix}/{name}", step_metric="trainer/global_step", summary=better)
     return logger
 
 
-def _track_numbers(run: Any, result: Result) -> None:
+def _track(run: Any, result: Result, pictures: Sequence[Path]) -> None:
     costs = {**result.timing, **result.resources}
-    run.log({f"cost/{name}": value for name, value in costs.items()})
     run.summary.update({f"final/{name}": value for name, value in {**result.metrics, **costs}.items()})
+    images = {f"{Path(image['path']).parent.name}_{Path(image['path']).stem}": image for image in result.images}
+    shown = {file: images[file.stem] for file in pictures if file.stem in images}
+    run.log({f"cost/{name}": value for name, value in costs.items()} | _gallery(shown) | _curves(result))
+    run.log_artifact(_artifact(result))
 
 
-def _track_pictures(run: Any, result: Result, pictures: Sequence[Path]) -> None:
-    """The pictures as a gallery, and as a table with the image scores."""
+def _gallery(shown: dict[Path, ImageScore]) -> dict[str, Any]:
+    """The pictures, and a table of them with the image scores."""
     import wandb
 
-    images = {f"{Path(image['path']).parent.name}_{Path(image['path']).stem}": image for image in result.images}
-    shown = [(file, images[file.stem]) for file in pictures if file.stem in images]
-    if shown:
-        table = wandb.Table(columns=["picture", "path", "defect", "anomalous", "image_score"])
-        for file, image in shown:
-            name = "/".join(Path(image["path"]).parts[-3:])
-            table.add_data(wandb.Image(str(file)), name, image["defect"], image["label"], image["score"])
-        gallery = [wandb.Image(str(file), caption=f"{file.stem}: {image['score']:.4g}") for file, image in shown]
-        run.log({"test/pictures": gallery, "test/images": table})
+    if not shown:
+        return {}
+    table = wandb.Table(columns=["picture", "path", "defect", "anomalous", "image_score"])
+    for file, image in shown.items():
+        name = "/".join(Path(image["path"]).parts[-3:])
+        table.add_data(wandb.Image(str(file)), name, image["defect"], image["label"], image["score"])
+    gallery = [wandb.Image(str(file), caption=f"{file.stem}: {image['score']:.4g}") for file, image in shown.items()]
+    return {"test/pictures": gallery, "test/images": table}
 
 
-def _track_curves(run: Any, result: Result) -> None:
+def _curves(result: Result) -> dict[str, Any]:
     import wandb
 
     label = np.array([image["label"] for image in result.images], dtype=bool)
     score = np.array([image["score"] for image in result.images], dtype=float)
-    if label.any() and not label.all():
-        roc, precision_recall = curves(label, score)
-        for key, points, (x, y) in (
-            ("test/roc", roc, ("false_positive_rate", "true_positive_rate")),
-            ("test/precision_recall", precision_recall, ("recall", "precision")),
-        ):
-            table = wandb.Table(columns=[x, y], data=[list(point) for point in points])
-            run.log({key: wandb.plot.line(table, x, y, title=f"Image scores: {y} over {x}".replace("_", " "))})
+    if label.all() or not label.any():
+        return {}
+    axes = {"roc": ("false_positive_rate", "true_positive_rate"), "precision_recall": ("recall", "precision")}
+    plots = {}
+    for (name, (x, y)), points in zip(axes.items(), curves(label, score), strict=True):
+        table = wandb.Table(columns=[x, y], data=[list(point) for point in points])
+        plots[f"test/{name}"] = wandb.plot.line(table, x, y, title=f"Image scores: {y} over {x}".replace("_", " "))
+    return plots
 
 
-def _track_artifact(run: Any, result: Result) -> None:
+def _artifact(result: Result) -> Any:
     import wandb
 
-    parts = (str(getattr(result, key)) for key in _PATH_KEYS)
-    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", "-".join(("result", *parts)))[:128], type="result")
+    name = "-".join(("result", *(str(getattr(result, key)) for key in _RUN)))
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", name)[:128], type="result")
     with artifact.new_file("result.json", encoding="utf-8") as file:
         json.dump(asdict(result), file, indent=2)
-    run.log_artifact(artifact)
+    return artifact
 
 
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"W&B: {text}\n")
+def _warn(error: Exception, how: str) -> None:
+    brief = f"{type(error).__name__}: {error}".splitlines()[0]
+    sys.stderr.write(f"W&B: {brief}; the run goes on {how}.\n")

@@ -37,9 +37,8 @@ def variants(method: str) -> dict[str, Overrides]:
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or not all(isinstance(overrides, dict) for overrides in found.values()):
-        raise ValueError(
-            f"{file} must map the name of every variant to what it changes, such as `frozen: {{steps: 0}}`"
-        )
+        example = "`frozen: {steps: 0}`"
+        raise ValueError(f"{file} must map the name of every variant to what it changes, such as {example}")
     return found
 
 
@@ -59,9 +58,7 @@ def find_method(method: str | Path) -> tuple[Path, Overrides]:
     name, colon, variant = str(method).partition(":")
     if name not in method_files():
         raise ValueError(f"method {name!r} is unknown. Methods: {', '.join(method_files())}; or a .yaml file.")
-    if not colon:
-        return method_files()[name], {}
-    known = variants(name)
+    known = variants(name) if colon else {"": {}}
     if variant not in known:
         near = difflib.get_close_matches(variant, known, n=1)
         hint = f" Did you mean {name}:{near[0]}?" if near else ""

@@ -15,7 +15,7 @@ from anomaly_zoo.results import Result
 
 def make(root: Path, *options: str, store: Path = Path("results"), **more: Any) -> list[Cell]:
     asked: dict[str, Any] = {"categories": ["alpha"], "shots": [2], "seeds": [0]} | more
-    return grid("patchcore", {"tiny": root}, options=options, store=store, **asked)[0]
+    return grid("patchcore", {"tiny": root}, options=options, store=store, **asked)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +34,8 @@ def test_a_variant_has_a_name_a_place_and_an_identity_of_its_own(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_view(tmp_path, monkeypatch, 1)
-    (cell,), _ = grid("coft:one_view", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
-    (whole,), _ = grid("coft", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
+    (cell,) = grid("coft:one_view", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
+    (whole,) = grid("coft", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
     assert (cell.method, cell.config["model"]["init_args"]["support_views"]) == ("coft:one_view", 1)
     assert cell.path == Path("results/tiny/alpha/coft@one_view/shots=2/seed=0.json")
     assert cell.identity != whole.identity
@@ -115,10 +115,10 @@ def test_several_datasets_make_one_grid(tiny_root: Path, tmp_path: Path) -> None
     other = shutil.copytree(tiny_root, tmp_path / "other")
     (other / "beta").rename(other / "gamma")
     roots = {"tiny": tiny_root, "other": other}
-    cells, _ = grid("patchcore", roots, ["all"], [1], [0], [], Path("r"))
+    cells = grid("patchcore", roots, ["all"], [1], [0], [], Path("r"))
     places = [cell.path.parts[1:3] for cell in cells]
     assert places == [("tiny", "alpha"), ("tiny", "beta"), ("other", "alpha"), ("other", "gamma")]
-    assert [cell.path.parts[1] for cell in grid("patchcore", roots, ["gamma"], [1], [0], [], Path("r"))[0]] == ["other"]
+    assert [cell.path.parts[1] for cell in grid("patchcore", roots, ["gamma"], [1], [0], [], Path("r"))] == ["other"]
     with pytest.raises(FileNotFoundError, match="no category 'delta' in "):
         grid("patchcore", roots, ["delta"], [1], [0], [], Path("r"))
 
@@ -127,10 +127,10 @@ def test_several_datasets_make_one_grid(tiny_root: Path, tmp_path: Path) -> None
 
 
 def remembered(tiny_root: Path) -> Path:
-    _, resolved = grid("patchcore", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
-    remember(resolved)
+    (cell,) = make(tiny_root)
+    remember([cell])
     (file,) = Path("results/.resolved").iterdir()
-    assert json.loads(file.read_text())["config"] == next(iter(resolved.values()))
+    assert json.loads(file.read_text())["config"] == cell.config
     return file
 
 
@@ -153,10 +153,10 @@ def test_a_damaged_memory_is_not_believed(tiny_root: Path) -> None:
 
 def test_a_change_of_the_code_forgets_it(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remembered(tiny_root)
-    stamp = cells_module._stamp
+    version_of = cells_module.version_of
     monkeypatch.setattr("anomaly_zoo.config.resolve", None)
     monkeypatch.setattr(
-        cells_module, "_stamp", lambda path: (0, time.time_ns()) if path.name == "memory.py" else stamp(path)
+        cells_module, "version_of", lambda path: time.time_ns() if path.name == "memory.py" else version_of(path)
     )
     with pytest.raises(TypeError):
         make(tiny_root)
@@ -165,13 +165,13 @@ def test_a_change_of_the_code_forgets_it(tiny_root: Path, monkeypatch: pytest.Mo
 def test_a_change_of_the_variant_forgets_it(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for views in (1, 2):
         one_view(tmp_path, monkeypatch, views)
-        (cell,), resolved = grid("coft:one_view", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
+        (cell,) = grid("coft:one_view", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))
         assert cell.config["model"]["init_args"]["support_views"] == views
-        remember(resolved)
+        remember([cell])
     assert len([*Path("results/.resolved").iterdir()]) == 2
 
 
 def test_a_method_from_elsewhere_is_never_remembered(tiny_root: Path) -> None:
     Path("toy.yaml").write_text("model: {class_path: tests.toy.Toy}\n")
-    assert grid("toy.yaml", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results"))[1] == {}
+    remember(grid("toy.yaml", {"tiny": tiny_root}, ["alpha"], [2], [0], [], Path("results")))
     assert not os.path.lexists("results")

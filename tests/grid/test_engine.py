@@ -6,7 +6,7 @@ import pytest
 from anomaly_zoo.grid import engine
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.engine import available_mib, cores, share
-from anomaly_zoo.grid.estimate import Estimate, run_mib, spelled
+from anomaly_zoo.grid.progress import Estimate, duration
 from anomaly_zoo.results import Result
 
 
@@ -20,6 +20,8 @@ from anomaly_zoo.results import Result
         ({"run_mib": 1e9}, (1, 8)),
         ({"workers": 2}, (2, 4)),
         ({"workers": 20}, (20, 1)),
+        ({"threads": 4}, (2, 4)),
+        ({"workers": 3, "threads": 1}, (3, 1)),
         ({"gpus": 2}, (2, 4)),
         ({"gpus": 2, "gpu_share": 0.5}, (4, 2)),
     ],
@@ -29,13 +31,7 @@ def test_cores_are_neither_idle_nor_fought_over(
 ) -> None:
     monkeypatch.setattr(engine, "cores", lambda: 8)
     monkeypatch.setattr(engine, "available_mib", lambda: 10_000.0)
-    assert share(**{"cells": 100, "run_mib": 500.0} | options) == expected
-
-
-@pytest.mark.parametrize("options", [{"workers": 0}, {"gpu_share": 0.0}, {"gpu_share": 1.5}])
-def test_impossible_shares_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="--workers"):
-        share(1, 1.0, **options)
+    assert share(**{"cells": 100, "run_mib": 500.0, "workers": None, "threads": None} | options) == expected
 
 
 def test_the_machine_is_seen() -> None:
@@ -79,10 +75,5 @@ def test_an_estimate_learns() -> None:
     assert estimate.of(cell()) == 6
 
 
-def test_memory_is_that_of_the_largest_run() -> None:
-    assert run_mib([past(4.0), past(9.0)], default=1.0) == 9
-    assert run_mib([], default=1.0) == 1
-
-
-def test_durations_are_spelled() -> None:
-    assert [spelled(seconds) for seconds in (0.0, 99.0, 120.0, 7200.0)] == ["1 s", "100 s", "2 min", "2.0 h"]
+def test_durations_are_said_as_people_say_them() -> None:
+    assert [duration(seconds) for seconds in (0.0, 99.0, 120.0, 7200.0)] == ["1 s", "100 s", "2 min", "2.0 h"]

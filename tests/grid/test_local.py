@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_zoo.bench import main
-from anomaly_zoo.grid.local import _environment, _last_words
+from anomaly_zoo.grid.local import _last_words
 from anomaly_zoo.results import load_all
 
 pytestmark = pytest.mark.slow
@@ -158,12 +158,3 @@ def test_two_benches_at_once_share_the_cells(root: Path) -> None:
 def test_last_words() -> None:
     assert _last_words(3) == "its process ended with exit code 3"
     assert _last_words(-signal.SIGSEGV) == "its process was killed by SIGSEGV"
-
-
-def test_the_environment_of_a_worker_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with _environment({"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "1"}):
-        assert (os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
-    assert os.environ["OMP_NUM_THREADS"] == "7"
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ

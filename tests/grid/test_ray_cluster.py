@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from anomaly_zoo.bench import main
-from anomaly_zoo.grid.ray_cluster import _unpack
 from anomaly_zoo.results import Result, load_all
 
 TESTS = Path(__file__).parents[1]
@@ -80,9 +79,3 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert main(options(root, "--seeds", "0", "--engine", "ray")) == 2
     assert capsys.readouterr().err == "error: --engine ray needs Ray: pip install 'anomaly_zoo[ray]'\n"
-
-
-def test_files_of_a_run_are_unpacked(tmp_path: Path) -> None:
-    _unpack({"log.txt": b"said", "pictures/good_000.png": b"\x89"}, tmp_path / "run")
-    assert (tmp_path / "run" / "log.txt").read_bytes() == b"said"
-    assert (tmp_path / "run" / "pictures" / "good_000.png").read_bytes() == b"\x89"

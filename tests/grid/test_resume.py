@@ -27,8 +27,8 @@ def test_a_finished_grid_of_1000_cells_is_recognised_in_3_seconds(
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda file: None)  # no power cut is expected
     store = tmp_path / "results"
-    cells, resolved = grid("patchcore", {"tiny": tiny_root}, ["all"], [*map(int, SHOTS)], [*map(int, SEEDS)], [], store)
-    remember(resolved)
+    cells = grid("patchcore", {"tiny": tiny_root}, ["all"], [*map(int, SHOTS)], [*map(int, SEEDS)], [], store)
+    remember(cells)
     images = [ImageScore(path=f"alpha/test/{i}.png", defect="x" * (i % 2), label=i % 2 > 0, score=i) for i in range(80)]
     for cell in cells:
         data = cell.config["data"]

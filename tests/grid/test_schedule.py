@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from anomaly_zoo.grid import schedule
+from anomaly_zoo.grid import worker
 from anomaly_zoo.grid.cells import Cell, grid
-from anomaly_zoo.grid.claims import Claims
 from anomaly_zoo.grid.engine import Outcome
-from anomaly_zoo.grid.schedule import DiskFullError, Schedule, unfinished
+from anomaly_zoo.grid.schedule import Schedule, claim_of, unfinished
 from anomaly_zoo.results import Result, load, load_all, save
 from anomaly_zoo.run import describe
 
@@ -42,55 +41,43 @@ class Fake:
         self.closed = True
 
 
-class Ears:
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, bool]] = []
-        self.on_waiting: Callable[[int], None] = lambda elsewhere: None
-
-    def started(self, cell: Cell) -> None:
-        pass
-
-    def ended(self, cell: Cell, result: Result, here: bool) -> None:
-        self.heard.append((result.status, here))
-
-    def waiting(self, elsewhere: int) -> None:
-        self.on_waiting(elsewhere)
-
-
 @pytest.fixture
 def cells(tiny_root: Path, tmp_path: Path) -> list[Cell]:
-    return grid("patchcore", {"tiny": tiny_root}, ["all"], [1, 2], [0], [], tmp_path / "results")[0]
+    return grid("patchcore", {"tiny": tiny_root}, ["all"], [1, 2], [0], [], tmp_path / "results")
 
 
 def ok(cell: Cell, tries: int = 1) -> Outcome:
-    return Outcome(cell, Result(**describe(cell.config, cell.method), metrics={"aupro": 0.5}, cell=cell.identity))
+    result = replace(describe(cell.config, cell.method), metrics={"aupro": 0.5}, cell=cell.identity)
+    save(result, cell.store)
+    return Outcome(cell, result)
 
 
 def dies(cell: Cell, tries: int) -> Outcome:
     return Outcome(cell, None, "killed")
 
 
-def run(cells: list[Cell], answer: Answer = ok, ears: Ears | None = None, **more: Any) -> tuple[Fake, Ears]:
-    engine, ears = Fake(answer), ears or Ears()
-    results = Schedule(unfinished(cells)[0], engine, ears, **more).run()
+def run(cells: list[Cell], answer: Answer = ok, **more: Any) -> tuple[Fake, list[tuple[str, bool]]]:
+    """The engine afterwards, and of every cell its status and whether it ran here."""
+    engine = Fake(answer)
+    ended = list(Schedule(unfinished(cells)[0], engine, **more))
     assert engine.closed
-    assert {path: load(path) for path in results} == results
-    return engine, ears
+    assert [load(cell.path) for cell, _, _ in ended] == [result for _, result, _ in ended]
+    return engine, [(result.status, seconds is not None) for _, result, seconds in ended]
 
 
 def test_every_cell_runs_once_and_slots_are_filled(cells: list[Cell]) -> None:
-    engine, ears = run(cells)
+    engine, heard = run(cells)
     assert engine.submitted == [cell.name for cell in cells]
     assert engine.most == 2
-    assert ears.heard == [("ok", True)] * 4
+    assert heard == [("ok", True)] * 4
     assert unfinished(cells)[0] == []
     assert unfinished(cells)[1].keys() == {cell.path for cell in cells}
 
 
 def test_a_cell_whose_process_died_is_started_again(cells: list[Cell]) -> None:
-    engine, ears = run(cells, lambda cell, tries: dies(cell, tries) if tries == 1 else ok(cell), retries=1)
+    engine, heard = run(cells, lambda cell, tries: dies(cell, tries) if tries == 1 else ok(cell), retries=1)
     assert sorted(engine.submitted) == sorted([cell.name for cell in cells] * 2)
-    assert ears.heard == [("ok", True)] * 4
+    assert heard == [("ok", True)] * 4
 
 
 def test_but_not_for_ever(cells: list[Cell]) -> None:
@@ -101,37 +88,24 @@ def test_but_not_for_ever(cells: list[Cell]) -> None:
     result = load(cells[0].path)
     assert (result.status, result.error) == ("failed", "ProcessDied: killed (try 3)")
     assert cells[0].log_path.read_text() == "ProcessDied: killed (try 3)\n"
-    assert [todo.cell.name for todo in unfinished(cells)[0]] == [first]
-
-
-def test_scores_that_are_not_finite_make_a_failed_cell(cells: list[Cell]) -> None:
-    def infinite(cell: Cell, tries: int) -> Outcome:
-        result = ok(cell).result
-        assert result is not None
-        return Outcome(cell, replace(result, metrics={"aupro": float("nan")}))
-
-    run(cells[:1], infinite)
-    result = load(cells[0].path)
-    assert result.status == "failed"
-    assert "metrics.aupro is nan" in (result.error or "")
+    assert [cell.name for cell in unfinished(cells)[0]] == [first]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_ends_the_bench_and_keeps_what_was_saved(
     number: int, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved: list[Path] = []
-
-    def save_two(result: Result, store: Path) -> Path:
-        if len(saved) == 2:
+    def run_two(config: Any, method: str, store: Path, cell: str) -> Result:
+        if len(load_all(store)) == 2:
             raise OSError(number, "full")
-        saved.append(save(result, store))
-        return saved[-1]
+        result = replace(describe(config, method), cell=cell)
+        save(result, store)
+        return result
 
-    monkeypatch.setattr(schedule, "save", save_two)
-    with pytest.raises(DiskFullError, match=r"is full: .* could not be saved"):
-        run(cells)
-    monkeypatch.undo()
+    monkeypatch.setattr(worker, "warm_up", lambda config: None)
+    monkeypatch.setattr(worker, "run", run_two)
+    with pytest.raises(OSError, match="full"):
+        run(cells, lambda cell, tries: Outcome(cell, worker.execute(cell)))
     assert [result.status for result in load_all(cells[0].store)] == ["ok", "ok"]
     engine, _ = run(cells)
     assert len(engine.submitted) == 2
@@ -144,10 +118,11 @@ HOLD = """
 import sys
 from pathlib import Path
 from anomaly_zoo.grid.cells import Cell
-from anomaly_zoo.grid.claims import Claims
+from anomaly_zoo.grid.schedule import claim_of
 data = {"dataset": "tiny", "category": "alpha", "shots": 1}
 cell = Cell("patchcore", {"data": data, "seed_everything": 0}, Path(sys.argv[1]), "")
-print(Claims().take(cell), flush=True)
+claim = claim_of(cell)
+print(claim is not None, flush=True)
 sys.stdin.read()
 """
 
@@ -168,61 +143,61 @@ def end(other: "subprocess.Popen[str]") -> None:
 
 
 def test_a_claim_keeps_other_processes_out_until_its_holder_is_gone(cells: list[Cell]) -> None:
-    other, claims = hold(cells[0].store), Claims()
-    assert [claims.take(cell) for cell in cells] == [False, True, True, True]
+    other = hold(cells[0].store)
+    assert [claim_of(cell) is not None for cell in cells] == [False, True, True, True]
     end(other)
-    assert claims.take(cells[0])
-    claims.close()
-
-
-def test_a_released_claim_can_be_taken(cells: list[Cell]) -> None:
-    claims = Claims()
-    assert claims.take(cells[0])
-    claims.release(cells[0])
+    claim = claim_of(cells[0])
+    assert claim is not None
+    claim.release()
     end(hold(cells[0].store))
-    claims.close()
 
 
-def test_a_cell_of_another_bench_is_waited_for_and_not_run(cells: list[Cell]) -> None:
-    other, ears = hold(cells[0].store), Ears()
+@pytest.fixture
+def while_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Says what happens as soon as there is nothing to do but to wait for another bench."""
 
-    def the_other_finishes(elsewhere: int) -> None:
-        if len(ears.heard) == 3 and other.poll() is None:
-            result = ok(cells[0]).result
-            assert result is not None
-            save(result, cells[0].store)
-            end(other)
+    def on_sleep(act: Callable[[], None]) -> None:
+        monkeypatch.setattr("anomaly_zoo.grid.schedule.time.sleep", lambda seconds: act())
 
-    ears.on_waiting = the_other_finishes
-    engine, _ = run(cells, ears=ears)
+    return on_sleep
+
+
+def test_a_cell_of_another_bench_is_waited_for_and_not_run(
+    cells: list[Cell], while_waiting: Callable[[Callable[[], None]], None]
+) -> None:
+    other = hold(cells[0].store)
+
+    def the_other_finishes() -> None:
+        ok(cells[0])
+        end(other)
+
+    while_waiting(the_other_finishes)
+    engine, heard = run(cells)
     assert engine.submitted == [cell.name for cell in cells[1:]]
-    assert ears.heard == [("ok", True)] * 3 + [("ok", False)]
+    assert heard == [("ok", True)] * 3 + [("ok", False)]
 
 
-def test_a_cell_of_another_bench_that_died_is_run(cells: list[Cell]) -> None:
-    other, ears = hold(cells[0].store), Ears()
-    ears.on_waiting = lambda elsewhere: end(other) if len(ears.heard) == 3 and other.poll() is None else None
-    engine, _ = run(cells, ears=ears)
+def test_a_cell_of_another_bench_that_died_is_run(
+    cells: list[Cell], while_waiting: Callable[[Callable[[], None]], None]
+) -> None:
+    other = hold(cells[0].store)
+    while_waiting(lambda: end(other))
+    engine, _ = run(cells)
     assert engine.submitted == [cell.name for cell in [*cells[1:], cells[0]]]
 
 
 def test_what_another_bench_made_with_other_settings_is_not_taken(cells: list[Cell]) -> None:
-    todo, _ = unfinished(cells)
-    result = ok(cells[2]).result
-    assert result is not None
-    save(replace(result, cell="0" * 64), cells[2].store)
     engine = Fake(ok)
+    running = Schedule(cells, engine)
+    ok(replace(cells[2], identity="0" * 64))
     with pytest.raises(ValueError, match=r"was made with other settings \(the images or the weights\)"):
-        Schedule(todo, engine, Ears()).run()
+        list(running)
     assert engine.closed
 
 
 def test_what_another_bench_finished_meanwhile_is_not_run_again(cells: list[Cell]) -> None:
-    todo, _ = unfinished(cells, force=True)
-    result = ok(cells[2]).result
-    assert result is not None
-    save(result, cells[2].store)
-    engine, ears = Fake(ok), Ears()
-    Schedule(todo, engine, ears).run()
+    engine = Fake(ok)
+    running = Schedule(unfinished(cells, force=True)[0], engine)
+    ok(cells[2])
+    assert sorted(seconds is not None for _, _, seconds in running) == [False, True, True, True]
     assert cells[2].name not in engine.submitted
-    assert sorted(ears.heard) == [("ok", False)] + [("ok", True)] * 3

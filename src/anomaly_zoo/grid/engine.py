@@ -1,5 +1,6 @@
-"""What the loop needs of an engine, and what a run may use of the machine. Imports no torch unless asked for GPUs."""
+"""What the bench needs of an engine, the simplest one, and what a run may use of the machine. Imports torch late."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +11,11 @@ from anomaly_zoo.results import Result
 
 DEFAULT_RUN_MIB = 1500.0
 """Memory of a run before any has been measured: torch, the images of a support, and a small backbone."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Outcome(NamedTuple):
-    """How a cell ended: with a result (of a failed run too), or because its process or machine `died`."""
+    """How a cell ended: with a result that is saved, of a failed run too, or because its process or machine `died`."""
 
     cell: Cell
     result: Result | None
@@ -22,7 +24,7 @@ class Outcome(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs cells somewhere. Whatever happens to one, it never touches the store's results."""
+    """Gets cells, and gives results."""
 
     @property
     def slots(self) -> int:
@@ -32,10 +34,29 @@ class Engine(Protocol):
         """Starts a cell."""
 
     def wait(self, timeout_s: float) -> list[Outcome]:
-        """The cells that ended; waits at most this long for the first."""
+        """The cells that ended; waits at most this long for the first. An OSError if results cannot be saved."""
 
     def close(self) -> None:
         """Ends everything at once, cells that still run included."""
+
+
+class Serial:
+    """One cell after the other, in this process. Its timings are disturbed by nothing of ours."""
+
+    slots = 1
+
+    def submit(self, cell: Cell) -> None:
+        """Notes the cell."""
+        self._cell = cell
+
+    def wait(self, timeout_s: float) -> list[Outcome]:  # noqa: ARG002
+        """Runs the cell to its end, however long that takes."""
+        from anomaly_zoo.grid.worker import execute
+
+        return [Outcome(self._cell, execute(self._cell))]
+
+    def close(self) -> None:
+        """Nothing is left running."""
 
 
 def cores() -> int:
@@ -67,7 +88,7 @@ def available_mib() -> float:
 
 
 def share(
-    cells: int, run_mib: float, workers: int | None = None, gpus: int = 0, gpu_share: float = 1.0
+    cells: int, run_mib: float, workers: int | None, threads: int | None, gpus: int = 0, gpu_share: float = 1.0
 ) -> tuple[int, int]:
     """Decides how many runs go at once and how many threads each has: no core idle, none fought over.
 
@@ -75,19 +96,13 @@ def share(
         cells: runs of the grid, also finished ones; at least 1.
         run_mib: memory of one run, in MiB.
         workers: runs at once, if that is decided already.
+        threads: of each, if that is decided already.
         gpus: graphics processors.
         gpu_share: part of one that a run takes, in (0, 1].
-
-    Returns:
-        Runs at once, and threads of each; both at least 1.
-
-    Raises:
-        ValueError: a number out of range.
     """
-    if (workers is not None and workers < 1) or not 0 < gpu_share <= 1:
-        raise ValueError(f"--workers {workers} must be 1 or more, --gpus {gpu_share} in (0, 1].")
     if workers is None:
         at_once = gpus * int(1 / gpu_share) if gpus else cores()
         workers = min(at_once, max(1, int(available_mib() / run_mib)))
+        workers = max(1, min(workers, cores() // threads)) if threads else workers
     workers = min(workers, cells)
-    return workers, max(1, cores() // workers)
+    return workers, threads or max(1, cores() // workers)

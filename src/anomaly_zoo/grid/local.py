@@ -2,6 +2,7 @@
 
 Each worker runs one cell after the other and sends the results back through a pipe. A worker that is killed takes its
 cell with it, and nothing else: a new one is started in its place. When the driver is gone, its workers end at once.
+(Pools of libraries break as a whole when one worker is killed, and do not say by which signal.)
 
 On Linux, workers are forked from a server that has imported all they need and run nothing, so that one starts in no
 time; elsewhere each imports for itself.
@@ -13,27 +14,29 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.engine import Outcome
+from anomaly_zoo.results import Result
 
 _IS_LINUX = sys.platform == "linux"
 _PROCESSES: Any = multiprocessing.get_context("forkserver" if _IS_LINUX else "spawn")  # a used torch survives no fork
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE_S = 5
+
+Answer = Result | OSError  # the latter if the result cannot be saved
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
-    pipe: "Connection[Cell, object]"
+    pipe: "Connection[Cell, Answer]"
     cell: Cell | None = None
 
 
@@ -54,12 +57,7 @@ class LocalPool:
 
     def submit(self, cell: Cell) -> None:
         """Hands the cell to a worker that has nothing to do."""
-        idle = (number for number, worker in self._workers.items() if worker.cell is None)
-        number = next(idle, None)
-        if number is None:
-            number = next(number for number in range(self.slots) if number not in self._workers)
-            self._workers[number] = self._start(number)
-        worker = self._workers[number]
+        worker = next((worker for worker in self._workers.values() if worker.cell is None), None) or self._start()
         worker.cell = cell
         with suppress(BrokenPipeError):  # it died while idle; `wait` finds that out
             worker.pipe.send(cell)
@@ -80,31 +78,53 @@ class LocalPool:
             worker.pipe.close()
         self._workers.clear()
 
-    def _start(self, number: int) -> _Worker:
+    def _start(self) -> _Worker:
         start_importing()
-        variables = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
-        if self._gpus:
-            variables["CUDA_VISIBLE_DEVICES"] = str(number % self._gpus)
+        number = next(number for number in range(self.slots) if number not in self._workers)
+        variables = os.environ | _threads(self._threads)
+        variables |= {"CUDA_VISIBLE_DEVICES": str(number % self._gpus)} if self._gpus else {}
         ours, theirs = _PROCESSES.Pipe()
-        process = _PROCESSES.Process(
-            target=_work, args=(theirs, self._threads, variables), name=f"bench worker {number}"
-        )
-        with _environment(variables):  # a spawned torch reads them when it is imported
-            process.start()
+        arguments = (theirs, self._threads, variables)
+        process = _PROCESSES.Process(target=_work, args=arguments, name=f"bench worker {number}")
+        process.start()
         theirs.close()  # the only other end is the worker's, so that its death ends the pipe
-        return _Worker(process, ours)
+        self._workers[number] = _Worker(process, ours)
+        return self._workers[number]
 
     def _end(self, number: int) -> Outcome:
         worker = self._workers[number]
         cell, worker.cell = worker.cell, None
         assert cell is not None
         try:
-            return Outcome(cell, worker.pipe.recv())  # type: ignore[arg-type]
+            answer = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
             worker.pipe.close()
             del self._workers[number]
             return Outcome(cell, None, _last_words(worker.process.exitcode or 0))
+        if isinstance(answer, OSError):
+            raise answer
+        return Outcome(cell, answer)
+
+
+def start_importing() -> None:
+    """Starts what workers are forked from, if it is not there. Call it early: it imports while others go on."""
+    if _IS_LINUX:
+        _PROCESSES.set_forkserver_preload(["anomaly_zoo.grid.worker"])
+        resource_tracker.ensure_running()  # which would unblock the signal
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C reaches all; the driver decides
+        variables = dict(os.environ)
+        os.environ.update(_threads(1))  # a fork loses threads
+        try:
+            forkserver.ensure_running()
+        finally:
+            os.environ.clear()
+            os.environ.update(variables)
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+
+
+def _threads(count: int) -> dict[str, str]:
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))
 
 
 def _last_words(exit_code: int) -> str:
@@ -114,47 +134,12 @@ def _last_words(exit_code: int) -> str:
     return f"its process was killed by {signal.Signals(-exit_code).name}{hint}"
 
 
-def start_importing() -> None:
-    """Starts what workers are forked from, if it is not there. Call it early: it imports while others go on."""
-    if _IS_LINUX:
-        _PROCESSES.set_forkserver_preload(["anomaly_zoo.grid.worker"])
-        with _environment(dict.fromkeys(_THREAD_VARIABLES, "1")), _deaf_to_ctrl_c():  # no threads: a fork loses them
-            forkserver.ensure_running()
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """A process that starts meanwhile ignores Ctrl-C, which reaches all processes; the driver decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """A process that starts meanwhile has these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _work(pipe: "Connection[object, Cell]", threads: int, variables: Mapping[str, str]) -> None:
+def _work(pipe: "Connection[Answer, Cell]", threads: int, variables: Mapping[str, str]) -> None:
     """A worker: runs cells until the pipe ends."""
-    os.environ.update(variables)
+    os.environ.update(variables)  # before torch is imported, unless it was forked with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it was spawned
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from anomaly_zoo.grid.worker import execute, failed, logged, use_threads
+    from anomaly_zoo.grid.worker import execute, logged, use_threads
 
     use_threads(threads)
     with suppress(EOFError, BrokenPipeError):
@@ -163,10 +148,10 @@ def _work(pipe: "Connection[object, Cell]", threads: int, variables: Mapping[str
             try:
                 with logged(cell.log_path):
                     faulthandler.enable()
-                    result = execute(cell)
-            except OSError as error:  # the log cannot be written
-                result = failed(cell, f"{type(error).__name__}: {error}")
-            pipe.send(result)
+                    answer: Answer = execute(cell)
+            except OSError as error:
+                answer = error
+            pipe.send(answer)
 
 
 def _end_with_parent() -> None:

@@ -4,12 +4,11 @@ What has been checked is noted in the store, so that a resumed bench, or the nex
 images for that once more. The note is of the files' names, sizes and times: a file that changes is checked again.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +16,7 @@ from rich.markup import escape
 from anomaly_zoo.data.dataset import MVTecDataset
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.mvtec import MVTecDataModule
-from anomaly_zoo.grid.cells import Cell
+from anomaly_zoo.grid.cells import Cell, sha256, version_of
 from anomaly_zoo.grid.engine import cores
 from anomaly_zoo.grid.worker import warm_up
 
@@ -42,9 +41,12 @@ def check(cells: Sequence[Cell], console: Console) -> None:
             data.setup()
             status.update(f"Checking the images of {escape(data.category)}, seed {data.seed}")
             if draw not in seen:
-                notes.append(_check_files(data.support_files, read_image, cell.store))
+                notes.append(_check(data.support_files, data.support_files, read_image, cell.store))
             if category not in seen:
-                notes.append(_check_test_split(data, cell.store))
+                split = data.test_dataloader().dataset
+                assert isinstance(split, MVTecDataset)
+                files = [path for path in (*split.paths, *split.mask_paths) if path is not None]
+                notes.append(_check(files, range(len(split)), split.__getitem__, cell.store))
             seen |= {category, draw, (*draw, data.shots)}
     for note in notes:
         with suppress(OSError):  # it only saves time
@@ -52,22 +54,11 @@ def check(cells: Sequence[Cell], console: Console) -> None:
             note.touch()
 
 
-def _check_test_split(data: MVTecDataModule, store: Path) -> Path:
-    split = data.test_dataloader().dataset
-    assert isinstance(split, MVTecDataset)
-    index = {path: number for number, path in enumerate(split.paths)}
-    masks = [path for path in split.mask_paths if path is not None]
-    return _check_files(split.paths, lambda path: split[index[path]], store, masks)
-
-
-def _check_files(files: Sequence[Path], read: Callable[[Path], object], store: Path, more: Sequence[Path] = ()) -> Path:
-    """Reads files unless that has been noted. Returns the note: an empty file, named by what was read."""
-    stamps = [
-        (str(path.resolve()), about.st_size, about.st_mtime_ns) for path in [*files, *more] for about in [path.stat()]
-    ]
-    note = store / ".checked" / hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:32]
+def _check(files: Sequence[Path], items: Iterable[Any], read: Callable[[Any], object], store: Path) -> Path:
+    """Reads items unless that has been noted for their files. Returns the note: an empty file."""
+    note = store / ".checked" / sha256([version_of(path) for path in files])[:32]
     if not note.exists():
         with ThreadPoolExecutor(cores()) as threads:  # decoding lets go of the interpreter
-            for _ in threads.map(read, files):
+            for _ in threads.map(read, items):
                 pass
     return note

@@ -1,9 +1,11 @@
-"""What a bench shows while it runs: a table that lives on a terminal, plain lines elsewhere. Needs no torch."""
+"""How long cells take, and what a bench shows meanwhile: a table on a terminal, plain lines elsewhere. No torch."""
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
-from types import TracebackType
+from statistics import median
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,82 +14,118 @@ from rich.table import Table
 from rich.text import Text
 
 from anomaly_zoo.grid.cells import Cell
-from anomaly_zoo.grid.estimate import Estimate, spelled
+from anomaly_zoo.grid.schedule import Ended, Schedule
 from anomaly_zoo.results import Result
 
 _SCORES = ("image_auroc", "aupro")
 
 
-class Progress:
-    """Counts what is done, running and failed, and says what is left. Use it in a `with` block.
+Key = tuple[str | int, ...]
+
+
+class Estimate:
+    """Seconds per cell: the median over the past runs that are most like it.
+
+    Most alike are the same method, dataset, category and shots; then fewer of these in this order.
 
     Args:
-        cells: all that will be run.
-        console: where to.
-        estimate: learns from the cells as they end.
-        at_once: how many run at a time.
+        results: past runs; failed ones do not count.
     """
 
-    def __init__(self, cells: Sequence[Cell], console: Console, estimate: Estimate, at_once: int) -> None:
-        self._left = {cell.path: cell for cell in cells}
-        self._total = len(cells)
-        self._console = console
+    def __init__(self, results: Iterable[Result] = ()) -> None:
+        self._seconds: dict[Key, list[float]] = defaultdict(list)
+        for result in results:
+            self.learn(result, result.timing.get("adapt_s", 0.0) + result.timing.get("test_s", 0.0))
+
+    def learn(self, result: Result, seconds: float) -> None:
+        """Takes in one more run."""
+        if result.status == "ok" and seconds > 0:
+            for key in _keys(result.method, result.dataset, result.category, result.shots):
+                self._seconds[key].append(seconds)
+
+    def of(self, cell: Cell) -> float | None:
+        """Seconds of one cell; None if nothing like it has been run."""
+        data = cell.config["data"]
+        keys = _keys(cell.method, data["dataset"], data["category"], data["shots"])
+        return next((median(self._seconds[key]) for key in keys if key in self._seconds), None)
+
+    def total(self, cells: Sequence[Cell], at_once: int = 1) -> float | None:
+        """Seconds of all, `at_once` at a time; None if one of them cannot be estimated."""
+        each = [self.of(cell) for cell in cells]
+        known = [seconds for seconds in each if seconds is not None]
+        return max(sum(known) / at_once, max(known)) if known and len(known) == len(each) else None
+
+
+def duration(seconds: float | None) -> str:
+    """A duration as people say it.
+
+    >>> duration(7.2), duration(150.0), duration(9000.0), duration(None)
+    ('8 s', '2 min', '2.5 h', 'unknown')
+    """
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{int(seconds) + 1} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _keys(*parts: str | int) -> list[Key]:
+    return [parts[:length] for length in range(len(parts), 0, -1)]
+
+
+def run_and_show(schedule: Schedule, console: Console, estimate: Estimate) -> dict[Path, Result]:
+    """Runs everything, shows what is done, running and failed, and what is left; returns results by their files."""
+    progress = _Progress(schedule, estimate)
+    live = Live(get_renderable=progress.table, console=console, refresh_per_second=2, transient=True)
+    results: dict[Path, Result] = {}
+    with live if console.is_terminal else nullcontext(), closing(iter(schedule)) as cells:
+        for ended in cells:
+            results[ended.cell.path] = ended.result
+            line = progress.learn(ended)
+            if ended.result.status == "failed" or not console.is_terminal:
+                console.print(line)
+    return results
+
+
+class _Progress:
+    def __init__(self, schedule: Schedule, estimate: Estimate) -> None:
+        self._schedule = schedule
         self._estimate = estimate
-        self._at_once = at_once
-        self._began: dict[Path, float] = {}
+        self._total = len(schedule.left)
+        self._at_once = schedule.engine.slots
         self._failed = 0
-        self._elsewhere = 0
-        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-
-    def started(self, cell: Cell) -> None:
-        """A cell began to run."""
-        self._began[cell.path] = time.monotonic()
-
-    def ended(self, cell: Cell, result: Result, here: bool) -> None:
-        """A cell has a result."""
-        began = self._began.pop(cell.path, None)
-        self._left.pop(cell.path)
-        if began is not None:
-            self._estimate.learn(result, time.monotonic() - began)
-        self._failed += result.status == "failed"
-        where = "" if here else " (by another bench)"
+    def learn(self, ended: Ended) -> str:
+        """Takes in a cell, and says how it ended."""
+        cell, result, seconds = ended
+        if seconds is not None:
+            self._estimate.learn(result, seconds)
+        where = "" if seconds is not None else " (by another bench)"
         if result.status == "failed":
+            self._failed += 1
             reason = (result.error or "").splitlines()[-1]
-            self._console.print(f"[red]failed:[/] {escape(cell.name)}: {escape(reason)}{where}")
-        elif not self._console.is_terminal:
-            scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in _SCORES if key in result.metrics)
-            self._console.print(f"{cell.name}: {scores}{where} [{self._count()}]", markup=False)
+            return f"[red]failed:[/] {escape(cell.name)}: {escape(reason)}{where}"
+        scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in _SCORES if key in result.metrics)
+        left = self._time_left() if self._schedule.left else None
+        count = f"{self._done()}/{self._total}" + (f", {duration(left)} left" if left is not None else "")
+        return escape(f"{cell.name}: {scores}{where} [{count}]")
 
-    def waiting(self, elsewhere: int) -> None:
-        """Some time passed."""
-        self._elsewhere = elsewhere
+    def table(self) -> Group:
+        """What is running, and a line with counts."""
+        table = Table.grid(padding=(0, 2))
+        now, running, elsewhere = time.monotonic(), list(self._schedule.began.items()), len(self._schedule.elsewhere)
+        for path, began in running:
+            if path in self._schedule.left:
+                table.add_row(Text(self._schedule.left[path].name), Text(f"{now - began:.0f} s", "dim"))
+        said = f"{self._done()} of {self._total} done, {len(running)} running"
+        said += f", {self._failed} failed" if self._failed else ""
+        said += f", {elsewhere} run by another bench" if elsewhere else ""
+        return Group(table, Text(f"{said}, time left: {duration(self._time_left())}", "bold"))
 
-    def _count(self) -> str:
-        done = self._total - len(self._left)
-        left = spelled(self._time_left()) if self._left else ""
-        return f"{done}/{self._total}" + (f", {left} left" if left not in ("", "unknown") else "")
+    def _done(self) -> int:
+        return self._total - len(self._schedule.left)
 
     def _time_left(self) -> float | None:
-        total = self._estimate.total(list(self._left.values()), self._at_once)
-        spent = sum(time.monotonic() - began for began in self._began.values()) / self._at_once
+        total = self._estimate.total(list(self._schedule.left.values()), self._at_once)
+        spent = sum(time.monotonic() - began for began in list(self._schedule.began.values())) / self._at_once
         return None if total is None else max(0.0, total - spent)
-
-    def _table(self) -> Group:
-        table = Table.grid(padding=(0, 2))
-        now = time.monotonic()
-        for path, began in list(self._began.items()):
-            table.add_row(Text(self._left[path].name), Text(f"{now - began:.0f} s", "dim"))
-        said = f"{self._total - len(self._left)} of {self._total} done, {len(self._began)} running"
-        said += f", {self._failed} failed" if self._failed else ""
-        said += f", {self._elsewhere} run by another bench" if self._elsewhere else ""
-        return Group(table, Text(f"{said}, time left: {spelled(self._time_left())}", "bold"))

@@ -6,6 +6,7 @@ example on a shared disk. It needs no access to the results store: what a run wr
 
 import logging
 import os
+import platform
 import socket
 import tempfile
 from dataclasses import replace
@@ -14,12 +15,9 @@ from typing import Any
 
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.engine import Outcome
-from anomaly_zoo.results import Result
+from anomaly_zoo.results import Result, save, write_whole
 
-_KNOCK_S = 5.0
-
-Files = dict[str, bytes]
-"""What a run wrote: path inside its folder to content."""
+_ANSWER_S = 5.0
 
 
 class RayCluster:
@@ -45,7 +43,7 @@ class RayCluster:
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
-            _knock(address)
+            _require_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self._per_run = {"CPU": float(threads)} | ({"GPU": gpu_share} if gpu_share else {})
         self._task: Any = ray.remote(_run).options(
@@ -57,12 +55,10 @@ class RayCluster:
     @property
     def slots(self) -> int:
         """Cells that fit into the nodes that are alive now; at least 1, since a lost node may come back."""
-        nodes = [node["Resources"] for node in self._nodes() if node["Alive"]]
-        room = [min(int(node.get(name, 0) / amount) for name, amount in self._per_run.items()) for node in nodes]
-        return max(1, sum(room))
-
-    def _nodes(self) -> list[Any]:
-        return list(self._ray.nodes())  # type: ignore[no-untyped-call]
+        nodes: list[Any] = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        return max(
+            1, sum(min(int(node.get(key, 0) / amount) for key, amount in self._per_run.items()) for node in nodes)
+        )
 
     def submit(self, cell: Cell) -> None:
         """Starts a task."""
@@ -88,48 +84,36 @@ class RayCluster:
         except self._ray.exceptions.RayError as error:
             brief = str(getattr(error, "cause", None) or error).strip().partition("\n")[0]
             return Outcome(cell, None, f"its process or its node is gone ({type(error).__name__}: {brief})")
-        _unpack(files, cell.path.with_suffix(""))
+        for name, content in files.items():
+            write_whole(cell.folder / name, content)
+        save(result, cell.store)
         return Outcome(cell, result)
 
 
-def _run(cell: Cell, threads: int, folder: str) -> tuple[Result, Files]:
-    """The task: runs the cell in a folder of its own and returns what it wrote there."""
-    from anomaly_zoo.grid.worker import execute, failed, logged, use_threads
+def _run(cell: Cell, threads: int, folder: str) -> tuple[Result, dict[str, bytes]]:
+    """The task: runs the cell in a folder of its own; returns its result, and what else it wrote by relative path."""
+    from anomaly_zoo.grid.worker import execute, fail, logged, use_threads
 
     use_threads(threads)
-    try:
-        os.chdir(folder)  # paths of data and weights may be relative
-    except OSError as error:
-        return failed(
-            cell, f"{folder} is missing on {os.uname().nodename} ({error}): start the bench on a shared disk"
-        ), {}
     with tempfile.TemporaryDirectory(prefix="anomaly_zoo_") as scratch:
         here = replace(cell, store=Path(scratch))
+        try:
+            os.chdir(folder)  # paths of data and weights may be relative
+        except OSError as error:
+            node = platform.node()
+            return fail(here, f"{folder} is missing on {node} ({error}): start the bench on a shared disk"), {}
         with logged(here.log_path):
             result = execute(here)
-        written = here.path.with_suffix("")
-        files = {
-            path.relative_to(written).as_posix(): path.read_bytes()
-            for path in written.rglob("*")
-            if path.is_file() and not path.is_symlink()
-        }
-    return result, files
+        files = [path for path in here.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return result, {path.relative_to(here.folder).as_posix(): path.read_bytes() for path in files}
 
 
-def _knock(address: str | None) -> None:
+def _require_answer(address: str | None) -> None:
     """Fails at once where nobody listens; Ray itself would try for minutes, and not hear Ctrl-C meanwhile."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit():
         try:
-            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+            socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
         except OSError as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at {address} ({error}): `ray start` prints its address"
-            ) from error
-
-
-def _unpack(files: Files, folder: Path) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+            what = f"no Ray cluster answers at {address} ({error}): `ray start` prints its address"
+            raise ConnectionError(what) from error

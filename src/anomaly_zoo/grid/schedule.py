@@ -1,65 +1,43 @@
-"""The loop that hands cells to an engine and saves what comes back. Only this process writes results.
+"""The loop that hands cells to an engine until each has a result.
 
-So a result is written once, by whoever holds the claim on its cell; a worker that outlives its driver cannot write one.
+When several benches work on one store, a lock file in every cell's folder says who runs it. The kernel drops a lock
+when its process ends, however it ends, so that nothing has to be cleaned up.
 """
 
-import errno
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-from anomaly_zoo.grid.cells import Cell, conflicts
-from anomaly_zoo.grid.claims import Claims
+from filelock import BaseFileLock, FileLock, Timeout
+
+from anomaly_zoo.grid.cells import Cell, conflicts, version_of
 from anomaly_zoo.grid.engine import Engine, Outcome
-from anomaly_zoo.results import Result, load, save
+from anomaly_zoo.results import Result, load
 
 _WAIT_S = 0.5
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Todo(NamedTuple):
-    """A cell to run, and the version of its result file when that was decided: None if there was none."""
+class Ended(NamedTuple):
+    """A cell and its result; the seconds that it ran are None if another bench made it."""
 
     cell: Cell
-    seen: tuple[int, int] | None
+    result: Result
+    seconds: float | None
 
 
-@runtime_checkable
-class Watcher(Protocol):
-    """Hears how it goes."""
-
-    def started(self, cell: Cell) -> None:
-        """A cell began to run."""
-
-    def ended(self, cell: Cell, result: Result, here: bool) -> None:
-        """A cell has a result; `here` is False if another bench made it."""
-
-    def waiting(self, elsewhere: int) -> None:
-        """Some time passed; `elsewhere` cells are only waited for, since other benches run them."""
-
-
-class DiskFullError(OSError):
-    """Nothing can be saved any more."""
-
-
-def unfinished(cells: Sequence[Cell], force: bool = False) -> tuple[list[Todo], dict[Path, Result]]:
-    """Splits cells into those to run and the results of the others.
-
-    Args:
-        cells: what was asked for.
-        force: run finished ones again.
+def unfinished(cells: Sequence[Cell], force: bool = False) -> tuple[list[Cell], dict[Path, Result]]:
+    """Splits cells into those to run, which with `force` are all of them, and the results of the others.
 
     Raises:
         ValueError: the store holds a run of the same name with other settings, or a damaged file.
     """
     todo, finished = [], {}
     for cell in cells:
-        seen = _stamp(cell.path)
-        result = load(cell.path) if seen and not force else None
+        result = load(cell.path) if cell.path.exists() and not force else None
         if result is None or result.status == "failed":
-            todo.append(Todo(cell, seen))
+            todo.append(cell)
         else:
             _refuse_other_settings(cell, result)
             finished[cell.path] = result
@@ -67,98 +45,109 @@ def unfinished(cells: Sequence[Cell], force: bool = False) -> tuple[list[Todo], 
 
 
 class Schedule:
-    """Runs cells on an engine until each has a result.
+    """Runs cells on an engine until each has a result. Going through it yields every cell as it ends.
 
     Args:
-        todo: what to run, from `unfinished`; none of them twice.
+        cells: what to run; none of them twice.
         engine: where.
-        watcher: is told of everything.
         retries: how often a cell is started again whose process or machine died.
+
+    Attributes:
+        left: the cells without a result.
+        began: when those that run now were started, by the clock `time.monotonic`.
+        elsewhere: those that other benches run.
     """
 
-    def __init__(self, todo: Sequence[Todo], engine: Engine, watcher: Watcher, retries: int = 1) -> None:
-        self._queue = deque(todo)
-        self._engine = engine
-        self._watcher = watcher
+    def __init__(self, cells: Sequence[Cell], engine: Engine, retries: int = 1) -> None:
+        self.left = {cell.path: cell for cell in cells}
+        self.began: dict[Path, float] = {}
+        self.elsewhere: list[Cell] = []
+        self.engine = engine
         self._retries = retries
-        self._claims = Claims()
+        self._queue = deque(cells)
+        self._before = {cell.path: _version(cell.path) for cell in cells}
+        self._claims: dict[Path, BaseFileLock] = {}
         self._deaths: Counter[Path] = Counter()
-        self._running: dict[Path, Todo] = {}
-        self._elsewhere: list[Todo] = []
-        self.results: dict[Path, Result] = {}
 
-    def run(self) -> dict[Path, Result]:
-        """Runs everything and returns the results by their file.
+    def __iter__(self) -> Generator[Ended, None, None]:
+        """Runs everything.
 
         Raises:
-            DiskFullError: the disk is full; what was saved before is whole.
+            OSError: results cannot be saved, for example since the disk is full; what was saved before is whole.
+            ValueError: another bench has run a cell with other settings.
         """
         try:
-            while self._queue or self._running or self._elsewhere:
-                self._fill()
-                if self._running:
-                    for outcome in self._engine.wait(_WAIT_S):
-                        self._take_back(outcome)
-                elif self._elsewhere:
+            while self.left:
+                yield from self._start()
+                if self.began:
+                    for outcome in self.engine.wait(_WAIT_S):
+                        yield from self._end(outcome)
+                elif self.elsewhere:
                     time.sleep(_WAIT_S)
-                self._watcher.waiting(len(self._elsewhere))
-                if not self._running:
-                    self._queue += self._elsewhere
-                    self._elsewhere = []
+                if not self.began:
+                    self._queue += self.elsewhere
+                    self.elsewhere = []
         finally:
-            self._engine.close()
-            self._claims.close()
-        return self.results
+            self.engine.close()
+            for claim in self._claims.values():
+                claim.release()
 
-    def _fill(self) -> None:
-        """Starts cells while there is room for them."""
-        slots = self._engine.slots if self._queue else 0
-        while self._queue and len(self._running) < slots:
-            todo = self._queue.popleft()
-            cell = todo.cell
-            if not self._claims.take(cell):
-                self._elsewhere.append(todo)
-            elif _stamp(cell.path) != todo.seen:  # another bench was faster
+    def _start(self) -> Iterator[Ended]:
+        """Starts cells while there is room for them; yields those that another bench has run meanwhile."""
+        slots = self.engine.slots if self._queue else 0
+        while self._queue and len(self.began) < slots:
+            cell = self._queue.popleft()
+            claim = claim_of(cell)
+            if claim is None:
+                self.elsewhere.append(cell)
+                continue
+            self._claims[cell.path] = claim
+            if _version(cell.path) == self._before[cell.path]:
+                self.began[cell.path] = time.monotonic()
+                self.engine.submit(cell)
+            else:
                 result = load(cell.path)
                 _refuse_other_settings(cell, result)
-                self._end(cell, result, here=False)
-            else:
-                self._running[cell.path] = todo
-                self._watcher.started(cell)
-                self._engine.submit(cell)
+                yield self._take(cell, result, None)
 
-    def _take_back(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome) -> Iterator[Ended]:
+        """Yields a cell with its result, unless its process died and it is tried again."""
         cell, result, died = outcome
-        todo = self._running.pop(cell.path)
-        if result is None:
-            self._deaths[cell.path] += 1
-            if self._deaths[cell.path] <= self._retries:
-                self._claims.release(cell)
-                self._queue.append(todo)
-                return
-            result = _failed(cell, f"ProcessDied: {died} (try {self._deaths[cell.path]})")
-        self._end(cell, self._save(cell, result), here=True)
+        seconds = time.monotonic() - self.began.pop(cell.path)
+        self._deaths[cell.path] += result is None
+        tries = self._deaths[cell.path]
+        if result is None and tries > self._retries:
+            from anomaly_zoo.grid.worker import fail  # imports torch
 
-    def _end(self, cell: Cell, result: Result, here: bool) -> None:
-        self._claims.release(cell)
-        self.results[cell.path] = result
-        self._watcher.ended(cell, result, here)
+            result = fail(cell, f"ProcessDied: {died} (try {tries})")
+        if result is not None:
+            yield self._take(cell, result, seconds)
+        else:
+            self._claims.pop(cell.path).release()
+            self._queue.append(cell)
 
-    def _save(self, cell: Cell, result: Result) -> Result:
-        """Saves a result, or why it cannot be one. Returns what was saved."""
-        try:
-            save(result, cell.store)
-            if result.status == "failed":
-                _note(cell, result)
-        except ValueError as error:  # scores that are not finite
-            return self._save(cell, _failed(cell, f"{type(error).__name__}: {error}"))
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise DiskFullError(
-                error.errno, f"the disk with {cell.store} is full: {cell.name} could not be saved"
-            ) from error
-        return result
+    def _take(self, cell: Cell, result: Result, seconds: float | None) -> Ended:
+        self._claims.pop(cell.path).release()
+        del self.left[cell.path]
+        return Ended(cell, result, seconds)
+
+
+def claim_of(cell: Cell) -> BaseFileLock | None:
+    """Takes the lock of a cell; None if another bench has it.
+
+    Raises:
+        OSError: the store cannot be written, or its file system has no locks.
+    """
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cell.folder / ".claim")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        what = f"{cell.store} cannot be locked ({error}): choose --results on another file system"
+        raise OSError(getattr(error, "errno", None), what) from error
+    return lock
 
 
 def _refuse_other_settings(cell: Cell, result: Result) -> None:
@@ -169,23 +158,9 @@ def _refuse_other_settings(cell: Cell, result: Result) -> None:
         )
 
 
-def _failed(cell: Cell, error: str) -> Result:
-    from anomaly_zoo.grid.worker import failed  # imports torch
-
-    return failed(cell, error)
-
-
-def _note(cell: Cell, result: Result) -> None:
-    """Appends the traceback to the cell's log."""
-    cell.log_path.parent.mkdir(parents=True, exist_ok=True)
-    with cell.log_path.open("a", encoding="utf-8") as file:
-        file.write(f"{result.error}\n")
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _version(path: Path) -> Any:
     """Tells one version of a result file from another; None if there is none."""
     try:
-        about = path.stat()
+        return version_of(path)
     except FileNotFoundError:
         return None
-    return about.st_ino, about.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Runs one cell, in whatever process an engine chose. An error becomes a failed result, never an exception."""
+"""Runs one cell, in whatever process an engine chose. An error becomes a failed result; only a full disk is raised."""
 
 import gc
 import os
@@ -11,18 +11,20 @@ from pathlib import Path
 
 import torch
 
-from anomaly_zoo.config import AnomalyCLI, build
+from anomaly_zoo.config import build
 from anomaly_zoo.grid.cells import Cell, Config, identity
-from anomaly_zoo.results import Result
+from anomaly_zoo.grid.engine import DISK_FULL
+from anomaly_zoo.results import Result, save
 from anomaly_zoo.run import describe, run
 
 _warm: set[int] = set()
 
 
 def execute(cell: Cell) -> Result:
-    """Runs a cell and returns its result. It writes pictures and tracking, but never the result itself.
+    """Runs a cell, and returns its result, which is saved.
 
-    An error becomes a failed result with its traceback, which ends with the error in one line.
+    Raises:
+        OSError: the disk is full, or a failed result cannot be saved.
     """
     try:
         if identity(cell.method, cell.config) != cell.identity:
@@ -30,16 +32,23 @@ def execute(cell: Cell) -> Result:
             raise ValueError(f"{root}, or the weights, are not what the bench saw when it started: start it again")
         if os.getpid() not in _warm:
             warm_up(cell.config)
-        return replace(run(cell.config, cell.method, cell.store), cell=cell.identity)
+        return run(cell.config, cell.method, cell.store, cell.identity)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         trace = traceback.format_exc().rstrip()
         brief = f"{type(error).__name__}: {error}".splitlines()[0]
-        return failed(cell, trace if trace.endswith(brief) else f"{trace}\n{brief}")
+        return fail(cell, trace if trace.endswith(brief) else f"{trace}\n{brief}")
 
 
-def failed(cell: Cell, error: str) -> Result:
-    """The result of a cell that could not be run; the last line of `error` is the reason."""
-    return Result(**describe(cell.config, cell.method), status="failed", error=error, cell=cell.identity)
+def fail(cell: Cell, error: str) -> Result:
+    """Saves and logs that a cell could not be run; the last line of `error` is the reason."""
+    result = replace(describe(cell.config, cell.method), status="failed", error=error, cell=cell.identity)
+    save(result, cell.store)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with cell.log_path.open("a", encoding="utf-8") as file:
+        file.write(f"{error}\n")
+    return result
 
 
 def warm_up(config: Config) -> None:
@@ -48,17 +57,15 @@ def warm_up(config: Config) -> None:
     That imports what the first run's clock would measure otherwise, and sets up the GPU if there is one. The garbage
     collection before every run does not look again at what is imported by then, which would take 0.3 s.
     """
-    _see_one_batch(build(config))
-    _warm.add(os.getpid())
-    gc.collect()
-    gc.freeze()
-
-
-@torch.no_grad()
-def _see_one_batch(cli: AnomalyCLI) -> None:
+    cli = build(config)
     image = next(iter(cli.datamodule.train_dataloader())).image
     device = cli.trainer.strategy.root_device
-    cli.model.backbone.to(device)(image.to(device))
+    with torch.no_grad():
+        cli.model.backbone.to(device)(image.to(device))
+    _warm.add(os.getpid())
+    del cli, image
+    gc.collect()
+    gc.freeze()
 
 
 def use_threads(count: int) -> None:
@@ -73,8 +80,9 @@ def use_threads(count: int) -> None:
 def logged(path: Path) -> Iterator[None]:
     """Sends what this process says meanwhile into a file, C libraries included; removes it if it stays empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     kept = [os.dup(number) for number in (1, 2)]
-    with path.open("w") as file:
+    with path.open("a") as file:  # `fail` appends to it, too
         for number in (1, 2):
             os.dup2(file.fileno(), number)
     try:
