@@ -22,9 +22,9 @@ from anomaly_zoo.data.dataset import MVTecDataset
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.adapting import make_model
 from anomaly_zoo.deploy.export import export_onnx, quantise
+from anomaly_zoo.deploy.inspecting import OUTPUTS, Inspection
 from anomaly_zoo.deploy.model_folder import Model
-from anomaly_zoo.deploy.outputs import Inspection
-from anomaly_zoo.deploy.runtime import OUTPUTS, OnnxInspector
+from anomaly_zoo.deploy.runtime import OnnxInspector
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from anomaly_zoo.metrics import aupro, auroc
 

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from anomaly_zoo.callbacks.visualization import VisualizationCallback, panel
 from anomaly_zoo.data.mvtec import MVTecDataModule
+from anomaly_zoo.pictures import Scale, colour
 from anomaly_zoo.types import Batch, Prediction
 from tests.callbacks.brightness import Brightness
 
 GREEN = (0, 255, 0)
+UNIT = Scale(0.0, 0.5)
 NO_MASK = torch.zeros(30, 40, dtype=torch.bool)
 
 
@@ -56,7 +58,7 @@ def photo(height: int = 30, width: int = 40) -> Tensor:
 
 def heat_of(colours: np.ndarray) -> np.ndarray:
     """Position in the colour map of colours that were laid over black."""
-    ramp = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_TURBO)[0, :, ::-1].astype(float)
+    ramp = colour(np.linspace(0, 1, 256), UNIT).astype(float)
     return np.asarray(np.abs(ramp - 2.0 * colours[..., None, :]).sum(axis=-1).argmin(axis=-1))
 
 
@@ -115,7 +117,7 @@ def test_only_the_first_process_draws(tmp_path: Path) -> None:
 
 def test_panel_puts_image_truth_and_heat_side_by_side() -> None:
     image = photo()
-    picture = panel(image, NO_MASK, torch.zeros(30, 40))
+    picture = panel(image, NO_MASK, torch.zeros(30, 40), UNIT)
     assert picture.shape == (30, 120, 3)
     left, truth, overlay = thirds(picture)
     np.testing.assert_array_equal(left, (image.permute(1, 2, 0) * 255).round())
@@ -128,12 +130,12 @@ def test_panel_outlines_the_truth_in_green(holes: list[tuple[int, int, int, int]
     mask = NO_MASK.clone()
     for top, bottom, left, right in holes:
         mask[top:bottom, left:right] = True
-    image, truth, _ = thirds(panel(photo(), mask, torch.zeros(30, 40)))
+    image, truth, _ = thirds(panel(photo(), mask, torch.zeros(30, 40), UNIT))
     green = (truth == GREEN).all(axis=-1)
     np.testing.assert_array_equal(truth[~green], image[~green])
     inside = mask.numpy().astype(np.uint8)
     window = np.ones((3, 3), np.uint8)
-    border = (inside - cv2.erode(inside, window, borderValue=0)).astype(bool)
+    border = (inside - cv2.erode(inside, window, borderValue=1)).astype(bool)
     near = cv2.dilate(border.astype(np.uint8), window, iterations=2).astype(bool)
     assert green[border].all()
     assert not green[~near].any()
@@ -141,12 +143,12 @@ def test_panel_outlines_the_truth_in_green(holes: list[tuple[int, int, int, int]
 
 def test_panel_goes_from_cold_to_hot() -> None:
     ramp = torch.linspace(0, 1, 40).expand(30, 40)
-    heat = heat_of(thirds(panel(torch.zeros(3, 30, 40), NO_MASK, ramp))[2])
+    heat = heat_of(thirds(panel(torch.zeros(3, 30, 40), NO_MASK, ramp, UNIT))[2])
     assert (np.diff(heat, axis=1) > 0).all()
     assert (np.diff(heat, axis=0) == 0).all()
     assert (heat[0, 0] < 5, heat[0, -1] > 250) == (True, True)
     coldest, hottest = (
-        thirds(panel(torch.zeros(3, 30, 40), NO_MASK, torch.full((30, 40), v)))[2][0, 0] for v in (0.0, 1.0)
+        thirds(panel(torch.zeros(3, 30, 40), NO_MASK, torch.full((30, 40), v), UNIT))[2][0, 0] for v in (0.0, 1.0)
     )
     assert coldest[2] > coldest[0]
     assert hottest[0] > hottest[2]
@@ -155,13 +157,15 @@ def test_panel_goes_from_cold_to_hot() -> None:
 def test_panel_draws_what_is_off_the_scale_like_its_ends() -> None:
     image = photo()
     for outside, end in ((-5.0, 0.0), (7.0, 1.0)):
-        first, second = (panel(image, NO_MASK, torch.full((30, 40), value)) for value in (outside, end))
+        first, second = (panel(image, NO_MASK, torch.full((30, 40), value), UNIT) for value in (outside, end))
         np.testing.assert_array_equal(first, second)
 
 
 def test_panel_lets_the_image_shine_through_the_heat() -> None:
     anomaly_map = torch.rand(30, 40, generator=torch.Generator().manual_seed(1))
-    black, white = (thirds(panel(torch.full((3, 30, 40), v), NO_MASK, anomaly_map))[2].astype(int) for v in (0.0, 1.0))
+    black, white = (
+        thirds(panel(torch.full((3, 30, 40), v), NO_MASK, anomaly_map, UNIT))[2].astype(int) for v in (0.0, 1.0)
+    )
     assert np.abs(white - black - 127.5).max() <= 1
 
 

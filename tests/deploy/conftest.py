@@ -4,10 +4,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anomaly_zoo.config import build, method_files, quiet, resolve
+from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.adapting import make_model
+from anomaly_zoo.deploy.inspecting import Inspection
 from anomaly_zoo.deploy.model_folder import Model
 
 METHODS = sorted(method_files())
@@ -40,3 +43,18 @@ def model(model_of: Callable[..., Model]) -> Model:
 @pytest.fixture(scope="session")
 def test_images(tiny_root: Path) -> list[Path]:
     return sorted((tiny_root / "alpha" / "test").glob("*/*.png"))
+
+
+@pytest.fixture(scope="session")
+def images(test_images: list[Path]) -> list[np.ndarray]:
+    return [read_image(path) for path in test_images]
+
+
+def agree(found: list[Inspection], expected: list[Inspection], rel: float = 1e-4) -> None:
+    """Scores up to rounding, maps relative to their largest value, and the same decisions."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.image_score == pytest.approx(other.image_score, rel=rel)
+        assert one.p_value == pytest.approx(other.p_value, rel=1e-2)
+        assert one.conformal_p_value == pytest.approx(other.conformal_p_value, rel=1e-6)
+        assert one.is_anomalous == other.is_anomalous
+        assert np.abs(one.anomaly_map - other.anomaly_map).max() <= rel * np.abs(other.anomaly_map).max()

@@ -68,3 +68,4 @@ def running(products: Products) -> Iterator[Client]:
         server.should_exit = True
         thread.join(30)
         bound.close()
+        products.close()

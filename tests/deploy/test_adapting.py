@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,9 +48,7 @@ def test_a_single_held_out_score_is_refused(tiny_root: Path) -> None:
 
 
 def test_a_region_of_interest_is_refused(tiny_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "alpha").symlink_to(tiny_root / "alpha")
-    (tmp_path / "beta").mkdir()
-    (tmp_path / "beta" / "train").symlink_to(tiny_root / "beta" / "train")
+    shutil.copytree(tiny_root / "beta", tmp_path / "beta")
     (tmp_path / "beta" / "region.json").write_text('{"polygons": [[[0, 0], [1, 0], [0.5, 1]]]}')
     data = MVTecDataModule(tmp_path, "beta", shots=2, image_size=64)
     with pytest.raises(ValueError, match="has a region of interest, which a model folder cannot hold"):
@@ -59,6 +58,6 @@ def test_a_region_of_interest_is_refused(tiny_root: Path, tmp_path: Path) -> Non
 def test_adapting_takes_all_images_and_tells_how_far_it_is(tiny_root: Path) -> None:
     told: list[tuple[str, int, int]] = []
     options = ["--data.image_size=64", "--trainer.accelerator=cpu", "--model.init_args.steps=2"]
-    model = adapt("pf", tiny_root, "beta", options, progress=lambda *now: told.append(now))
+    model = adapt("pf", tiny_root, "beta", options, lambda *now: told.append(now))
     assert told == [("adapting", 1, 2), ("adapting", 2, 2), ("calibrating", 0, 0)]
     assert len(model.support) == len(model.calibration.image_scores) == 6

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from anomaly_zoo.deploy.calibration import calibrate, conformal_p_value, tail_quantile
+from anomaly_zoo.deploy.calibration import calibrate, tail_quantile
 
 
 @pytest.mark.parametrize("count", [2, 4, 8, 16])
@@ -14,16 +16,11 @@ def test_one_more_normal_score_exceeds_the_threshold_as_often_as_asked_for(count
     assert alarms == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 4000) ** 0.5)
 
 
-def test_quantile_is_that_of_the_prediction_interval() -> None:
-    scores = [2.0, 3.5, 3.0, 4.0, 2.5]
-    spread = stats.sem(scores) * (len(scores) + 1) ** 0.5  # s / sqrt(n) * sqrt(n + 1)
-    assert tail_quantile(scores, 0.05) == pytest.approx(stats.t(4, np.mean(scores), spread).isf(0.05))
-
-
 def test_the_p_value_falls_below_the_rate_exactly_above_the_threshold() -> None:
     scores = [2.0, 3.5, 3.0, 4.0]
     calibration = calibrate(scores, [1.0, 1.5, 1.2, 1.1], 0.5, false_alarm_rate=0.03)
-    spread = stats.sem(scores) * (len(scores) + 1) ** 0.5
+    spread = stats.sem(scores) * (len(scores) + 1) ** 0.5  # s / sqrt(n) * sqrt(n + 1)
+    assert calibration.threshold == pytest.approx(stats.t(3, np.mean(scores), spread).isf(0.03))
     assert calibration.p_value(calibration.threshold) == pytest.approx(0.03, rel=1e-9)
     for score in np.linspace(0, 20, 101):
         assert (calibration.p_value(score) < 0.03) == (score > calibration.threshold)
@@ -35,7 +32,8 @@ def test_the_p_value_falls_below_the_rate_exactly_above_the_threshold() -> None:
 
 def test_conformal_p_values_of_exchangeable_scores_are_uniform() -> None:
     draws = np.random.default_rng(1).gamma(2, size=(4000, 10))
-    found = [conformal_p_value(new, others.tolist()) for new, others in zip(draws[:, 0], draws[:, 1:], strict=True)]
+    calibration = calibrate([1.0, 2.0], [1.0, 2.0], 0.0)
+    found = [replace(calibration, image_scores=others).conformal_p_value(new) for new, *others in draws.tolist()]
     assert min(found) == 0.1
     for level in (0.1, 0.3, 0.7):
         assert np.mean(np.array(found) <= level + 1e-9) == pytest.approx(level, abs=0.03)

@@ -1,78 +1,67 @@
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from anomaly_zoo.data.images import read_image
-from anomaly_zoo.deploy.export import build_graph
 from anomaly_zoo.deploy.graph import InspectionGraph, replace_blocks
+from anomaly_zoo.deploy.inspecting import OUTPUTS, Inspection
 from anomaly_zoo.deploy.model_folder import Model
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory
-from tests.deploy.conftest import METHODS
+from tests.deploy.conftest import METHODS, agree
+
+
+def inspect(model: Model, images: list[np.ndarray]) -> list[Inspection]:
+    """By the graph, in torch."""
+    with torch.no_grad():
+        found = InspectionGraph(model)(torch.from_numpy(np.stack(images)))
+    named = dict(zip(OUTPUTS, (values.numpy() for values in found), strict=True))
+    return [Inspection(**{name: values[number] for name, values in named.items()}) for number in range(len(images))]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_graph_says_what_the_method_says(
-    method: str, model_of: Callable[..., Model], test_images: list[Path]
+    method: str, model_of: Callable[..., Model], images: list[np.ndarray]
 ) -> None:
-    agree(model_of(method, "--data.image_size=48"), test_images)  # the images' own size: nothing is rounded
-
-
-def test_tiles_are_in_the_graph(model_of: Callable[..., Model], test_images: list[Path]) -> None:
-    agree(model_of("frozen", "--data.image_size=48", "--data.tile_px=32"), test_images)
-
-
-def agree(model: Model, paths: list[Path]) -> None:
-    images = [read_image(path) for path in paths]
+    model = model_of(method, "--data.image_size=48")  # the images' own size: nothing is rounded
     expected = TorchInspector(model).inspect(images)
-    scores = model.module(torch.stack([torch.from_numpy(image) for image in images]).movedim(3, 1) / 255).image_score
-    if model.tiling is None:
-        assert [inspection.image_score for inspection in expected] == pytest.approx(scores.tolist(), rel=1e-5)
-    with torch.no_grad():
-        found = build_graph(model)(torch.stack([torch.from_numpy(image) for image in images]))
-    fields = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_anomalous")
-    for field, values in zip(fields, found, strict=True):
-        wanted = torch.stack([torch.as_tensor(getattr(inspection, field)) for inspection in expected])
-        torch.testing.assert_close(values.to(wanted.dtype), wanted, rtol=1e-4, atol=1e-5)
+    scores = model.module(torch.from_numpy(np.stack(images)).movedim(3, 1) / 255).image_score
+    assert [inspection.image_score for inspection in expected] == pytest.approx(scores.tolist(), rel=1e-5)
+    agree(inspect(model, images), expected)
+
+
+def test_tiles_are_in_the_graph(model_of: Callable[..., Model], images: list[np.ndarray]) -> None:
+    model = model_of("frozen", "--data.image_size=48", "--data.tile_px=32")
+    agree(inspect(model, images), TorchInspector(model).inspect(images))
 
 
 def test_the_model_itself_stays_as_it_is(model: Model) -> None:
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
-    build_graph(model)
+    InspectionGraph(model)
     after = model.module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_gaussians_keep_their_distances() -> None:
-    class Method(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = torch.nn.ModuleList([Gaussian()])
-
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return image[:, 0], self.inner[0](features)
-
     torch.manual_seed(0)
-    features = torch.randn(12, 5)
-    method = Method()
-    method.inner[0].fit(torch.randn(20, 5))  # type: ignore[operator]
-    expected = method.inner[0](features)
-    InspectionGraph(method, 8, None, 0.0, [0.0, 1.0], [1.0, 0.5], [0.0, 1.0])
-    assert not isinstance(method.inner[0], Gaussian)
-    torch.testing.assert_close(method.inner[0](features), expected, rtol=1e-4, atol=1e-4)
+    gaussian, features = Gaussian(), torch.randn(12, 5)
+    gaussian.fit(torch.randn(20, 5))
+    holder = torch.nn.ModuleList([torch.nn.ModuleList([gaussian])])
+    replace_blocks(holder)
+    (replaced,) = holder[0].children()
+    assert not isinstance(replaced, Gaussian)
+    torch.testing.assert_close(replaced(features), gaussian(features), rtol=1e-4, atol=1e-4)
 
 
-def test_a_threshold_between_two_scores_decides(model: Model, test_images: list[Path]) -> None:
-    image = torch.from_numpy(read_image(test_images[0]))[None]
-    score = build_graph(model)(image)[0].item()
+def test_a_threshold_between_two_scores_decides(model: Model, images: list[np.ndarray]) -> None:
+    score = inspect(model, images[:1])[0].image_score
     for threshold, decision in ((score * 0.999, True), (score * 1.001, False)):
-        changed = replace(model, calibration=replace(model.calibration, threshold=threshold))
-        assert build_graph(changed)(image)[4].item() is decision
+        changed = replace(model, calibration=replace(model.calibration, threshold=float(threshold)))
+        assert inspect(changed, images[:1])[0].is_anomalous == decision
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 200, 192, 1000])

@@ -1,25 +1,40 @@
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from anomaly_zoo.deploy.outputs import Inspection, PredictionWriter
-from anomaly_zoo.deploy.pictures import Scale
+from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy.inspecting import Inspection
+from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files
+from anomaly_zoo.pictures import Scale
 
-SCALE = Scale(0.0, 1.0)
 IMAGE = np.zeros((20, 30, 3), np.uint8)
+
+
+class Recorded:
+    """An inspector to which the name of a file is its score."""
+
+    threshold = 2.0
+    scale = Scale(0.0, 1.0)
+
+    def read(self, path: Path) -> np.ndarray:
+        if path.stem == "damaged":
+            raise ValueError("cut\noff")
+        return np.full((20, 30, 3), int(float(path.stem)), np.uint8)
+
+    def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
+        return [found(float(image[0, 0, 0])) for image in images]
+
+
+MODEL = Recorded()
 
 
 def found(score: float) -> Inspection:
     return Inspection(score, 0.5, 0.25, score > 2, np.full((8, 8), score, np.float32))
-
-
-def size_px(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.width, picture.height
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -27,7 +42,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_row_a_line_and_an_overlay(tmp_path: Path) -> None:
-    with PredictionWriter(tmp_path, 2.0, SCALE) as writer:
+    with PredictionWriter(tmp_path, MODEL) as writer:
         writer.write(Path("a/normal, of course.png"), IMAGE, found(1.5))
         writer.write(Path("b/größe.png"), IMAGE, found(3.0))
         writer.write_unreadable(Path("c.png"), ValueError("cut\noff"))
@@ -40,7 +55,7 @@ def test_a_row_a_line_and_an_overlay(tmp_path: Path) -> None:
     assert lines[2]["error"] == "cut off"
     assert lines[2]["image_score"] is None
     assert [{key: str(value or "") for key, value in line.items()} for line in lines] == rows(tmp_path)
-    assert size_px(tmp_path / lines[1]["overlay"])[0] > 30
+    assert read_image(tmp_path / lines[1]["overlay"]).shape[1] > 30
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {key: summary[key] for key in ("images", "normal", "anomalous", "unreadable")} == {
         "images": 3, "normal": 1, "anomalous": 1, "unreadable": 1,
@@ -50,27 +65,35 @@ def test_a_row_a_line_and_an_overlay(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_files_are_inspected_in_batches_and_damaged_ones_passed_over(tmp_path: Path) -> None:
+    names = [Path(name) for name in ("1.png", "3.png", "damaged.png", "4.png", "0.png")]
+    with PredictionWriter(tmp_path, MODEL, "none") as writer:
+        inspect_files(MODEL, names, writer, batch_size=2)
+    assert writer.counts == {"normal": 2, "anomalous": 2, "unreadable": 1}
+    assert [row["image_score"] for row in rows(tmp_path)] == ["1.0", "3.0", "", "4.0", "0.0"]
+
+
 @pytest.mark.parametrize(("overlays", "count"), [("none", 0), ("anomalous", 1), ("all", 2)])
-def test_overlays_of_the_images_asked_for(overlays: str, count: int, tmp_path: Path) -> None:
-    with PredictionWriter(tmp_path, 2.0, SCALE, overlays) as writer:  # type: ignore[arg-type]
+def test_overlays_of_the_images_asked_for(overlays: Any, count: int, tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path, MODEL, overlays) as writer:
         for score in (1.0, 3.0):
             writer.write(Path("same name.png"), IMAGE, found(score))
-    assert len(list((tmp_path / "overlays").glob("*"))) == count if count else not (tmp_path / "overlays").exists()
+    assert len(list(tmp_path.glob("overlays/*"))) == count
 
 
 def test_the_contact_sheet_keeps_the_highest_scores_and_no_more(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).permutation(200).astype(float).tolist()
-    with PredictionWriter(tmp_path, 500.0, SCALE, "none") as writer:
+    with PredictionWriter(tmp_path, MODEL, "none") as writer:
         for score in scores:
             writer.write(Path(f"{score}.png"), IMAGE, found(score))
             assert len(writer._highest) <= 48
         assert sorted(entry[0] for entry in writer._highest) == list(range(152, 200))
-    assert size_px(tmp_path / "contact_sheet.png") == (8 * 160, 6 * 178)
+    assert read_image(tmp_path / "contact_sheet.png").shape == (6 * 178, 8 * 160, 3)
 
 
 def test_a_run_that_was_stopped_has_whole_lines_and_no_summary(tmp_path: Path) -> None:
     def stopped() -> None:
-        with PredictionWriter(tmp_path, 2.0, SCALE) as writer:
+        with PredictionWriter(tmp_path, MODEL) as writer:
             writer.write(Path("a.png"), IMAGE, found(1.0))
             raise KeyError
 
@@ -82,11 +105,11 @@ def test_a_run_that_was_stopped_has_whole_lines_and_no_summary(tmp_path: Path) -
 
 @pytest.mark.parametrize("torn", ["", '{"path": "b.png", "deci', '{"path": "b.png"}'])
 def test_watching_goes_on_after_the_lines_of_an_earlier_run(torn: str, tmp_path: Path) -> None:
-    with PredictionWriter(tmp_path, 2.0, SCALE, append=True) as writer:
+    with PredictionWriter(tmp_path, MODEL, append=True) as writer:
         writer.write(Path("a.png"), IMAGE, found(1.0))
     with (tmp_path / "predictions.jsonl").open("a") as file:
         file.write(torn)
-    with PredictionWriter(tmp_path, 2.0, SCALE, append=True) as writer:
+    with PredictionWriter(tmp_path, MODEL, append=True) as writer:
         assert writer.known == {"a.png"}
         writer.write(Path("b.png"), IMAGE, found(3.0))
     assert [row["path"] for row in rows(tmp_path)] == ["a.png", "b.png"]

@@ -2,13 +2,13 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from anomaly_zoo.deploy.adapting import adapt
+from anomaly_zoo.deploy.adapting import Report, adapt
 from anomaly_zoo.deploy.model_folder import Model, save
 from anomaly_zoo.deploy.products import Products
 from tests.deploy.servers import Client, running
@@ -24,8 +24,8 @@ def client(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     folder = tmp_path_factory.mktemp("page")
     save(model, folder / "model")
 
-    def adapted(root: Path, category: str, progress: Callable[[str, int, int], None]) -> Model:
-        return adapt("patchcore", root, category, QUICK, progress=progress)
+    def adapted(root: Path, category: str, report: Report) -> Model:
+        return adapt("patchcore", root, category, QUICK, report)
 
     with running(Products(folder / "products", adapted, folder / "model")) as client:
         yield client

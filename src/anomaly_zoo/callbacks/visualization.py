@@ -14,11 +14,14 @@ from typing import Any
 import cv2
 import lightning.pytorch as L
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from anomaly_zoo.results import write_whole
+from anomaly_zoo.files import write_whole
+from anomaly_zoo.pictures import Scale, blend, outline
 from anomaly_zoo.types import Batch, Prediction
+
+_TRUTH = (0, 255, 0)
 
 
 class VisualizationCallback(L.Callback):
@@ -88,9 +91,10 @@ class VisualizationCallback(L.Callback):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         scores = np.stack([anomaly_map.numpy() for *_, anomaly_map in self._chosen.values()])
-        lowest, highest = np.quantile(scores, [0.02, 0.998])
+        lowest, highest = (float(value) for value in np.quantile(scores, [0.02, 0.998]))
+        scale = Scale(lowest, (lowest + highest) / 2)
         for name, (image, mask, anomaly_map) in self._chosen.items():
-            picture = panel(image, mask, (anomaly_map - lowest) / max(highest - lowest, 1e-12))
+            picture = panel(image, mask, anomaly_map, scale)
             file = self.folder / f"{name}.png"
             file.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
             self.files.append(file)
@@ -122,18 +126,10 @@ def write_gallery(folder: Path, tiles: list[dict[str, Any]]) -> None:
 
 
 def panel(
-    image: Float[Tensor, "3 h w"], mask: Tensor, anomaly_map: Float[Tensor, "h w"]
+    image: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"], anomaly_map: Float[Tensor, "h w"], scale: Scale
 ) -> UInt8[np.ndarray, "h three_w 3"]:
-    """Image, image with the outline of its ground truth, and the anomaly map over the image, side by side.
-
-    Args:
-        image: in [0, 1].
-        mask: bool `h w`, True where anomalous.
-        anomaly_map: 0 and below is drawn coldest, 1 and above hottest.
-    """
-    picture = np.ascontiguousarray((image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-    outlines, _ = cv2.findContours(mask.numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    truth = cv2.drawContours(picture.copy(), outlines, -1, (0, 255, 0), 2)
-    heat = cv2.applyColorMap((anomaly_map.clamp(0, 1).numpy() * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    overlay = cv2.addWeighted(picture, 0.5, np.ascontiguousarray(heat), 0.5, 0)
-    return np.concatenate([picture, truth, overlay], axis=1)
+    """Image in [0, 1], image with the outline of its ground truth, and anomaly map over the image, side by side."""
+    picture = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    truth = picture.copy()
+    truth[outline(mask.numpy())] = _TRUTH
+    return np.concatenate([picture, truth, blend(picture, anomaly_map.numpy(), scale)], axis=1)

@@ -21,47 +21,30 @@ _LEAST_SPREAD_RATIO = 1e-3  # of the mean: scores that agree better than that sa
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where normal images end, learned from the support alone.
+    """Where normal images end, learned from the support alone."""
 
-    Attributes:
-        false_alarm_rate: the share of normal images that may count as anomalous, as asked for.
-        threshold: image score above which an image counts as anomalous.
-        map_threshold: value of the anomaly map that as many normal images exceed somewhere.
-        map_level: mean value of the anomaly maps of held-out normal images.
-        image_scores: of the held-out normal images, rising.
-        map_peaks: the largest values of their anomaly maps, rising.
-        p_scores: image scores, rising, and ...
-        p_values: ... the p-value of each, falling; between two of them it is interpolated.
-    """
-
-    false_alarm_rate: float
-    threshold: float
-    map_threshold: float
-    map_level: float
-    image_scores: list[float]
-    map_peaks: list[float]
-    p_scores: list[float]
-    p_values: list[float]
+    false_alarm_rate: float  # the share of normal images that may count as anomalous, as asked for
+    threshold: float  # image score above which an image counts as anomalous
+    map_threshold: float  # value of the anomaly map that as many normal images exceed somewhere
+    map_level: float  # mean value of the anomaly maps of held-out normal images
+    image_scores: list[float]  # of the held-out normal images, rising
+    map_peaks: list[float]  # the largest values of their anomaly maps, rising
+    p_scores: list[float]  # image scores, rising, and ...
+    p_values: list[float]  # ... the p-value of each, falling; between two of them it is interpolated
 
     def p_value(self, score: float) -> float:
         """The share of normal images that score as high or higher, by the fitted tail; at least 1e-6."""
         return float(np.interp(score, self.p_scores, self.p_values))
 
     def conformal_p_value(self, score: float) -> float:
-        """The same by rank alone: at least 1 / (n + 1)."""
-        return conformal_p_value(score, self.image_scores)
+        """The same by rank alone: (1 + how many held-out scores are as high) / (n + 1)."""
+        return (1 + sum(other >= score for other in self.image_scores)) / (len(self.image_scores) + 1)
 
 
 def calibrate(
     image_scores: Sequence[float], map_peaks: Sequence[float], map_level: float, false_alarm_rate: float = 0.05
 ) -> Calibration:
-    """Fits both tails.
-
-    Args:
-        image_scores: of at least two held-out normal images (or views).
-        map_peaks: the largest values of their anomaly maps.
-        map_level: mean value of these maps.
-        false_alarm_rate: in (0, 1).
+    """Fits both tails, to the numbers of at least two held-out normal images (or views); see `Calibration`.
 
     Raises:
         ValueError: too few scores, scores that are not finite, or a rate out of range.
@@ -90,22 +73,7 @@ def tail_quantile(scores: Sequence[float], probability: float) -> float:
         >>> round(tail_quantile([1.0, 2.0, 3.0], 0.05), 3)
         5.372
     """
-    mean, spread = _spread(scores)
-    return float(mean + stats.t.isf(probability, len(scores) - 1) * spread)
-
-
-def conformal_p_value(score: float, scores: Sequence[float]) -> float:
-    """(1 + the number of `scores` that are at least `score`) / (n + 1).
-
-    Example:
-        >>> conformal_p_value(2.5, [1.0, 2.0, 3.0])
-        0.5
-    """
-    return (1 + sum(other >= score for other in scores)) / (len(scores) + 1)
-
-
-def _spread(scores: Sequence[float]) -> tuple[float, float]:
-    """Mean, and the standard deviation of the difference between one more score and that mean."""
     mean = float(np.mean(scores))
     deviation = max(float(np.std(scores, ddof=1)), _LEAST_SPREAD_RATIO * abs(mean), 1e-12)
-    return mean, deviation * math.sqrt(1 + 1 / len(scores))
+    spread = deviation * math.sqrt(1 + 1 / len(scores))  # of the difference between one more score and the mean
+    return float(mean + stats.t.isf(probability, len(scores) - 1) * spread)

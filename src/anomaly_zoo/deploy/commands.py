@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -11,12 +11,9 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from anomaly_zoo.deploy.files import find_images, watch_folder
-from anomaly_zoo.deploy.inspecting import Inspector, inspect_files, is_whole
-from anomaly_zoo.deploy.outputs import PredictionWriter
+from anomaly_zoo.deploy.inspecting import Inspector, find_images, watch_folder
+from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files, is_whole
 
-COMMANDS = ("predict", "export", "serve")
-Advance = Callable[[int], None]
 _MODEL_HELP = "folder written by `fit --output`"
 
 
@@ -34,18 +31,9 @@ def meant(arguments: Sequence[str]) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one of the commands; 1 if a file could not be read.
-
-    Raises:
-        ValueError: a wrong option, or a model that cannot be used.
-        OSError: a file or folder is missing.
-    """
+    """Runs one of the commands; 1 if a file could not be read, ValueError or OSError if the request cannot be met."""
     options = _parser().parse_args(arguments)
-    if options.command == "predict":
-        return _predict(options)
-    if options.command == "export":
-        return _export(options)
-    return _serve(options)
+    return {"predict": _predict, "export": _export, "serve": _serve}[options.command](options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,39 +46,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser("python -m anomaly_zoo")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    predict = commands.add_parser(
-        "predict",
-        description="Inspects images: predictions.csv, predictions.jsonl, overlays and a contact sheet. "
-        "(With --config and --ckpt_path: the scores of a test split.)",
-    )
-    predict.add_argument("--model", required=True, type=Path, help=f"{_MODEL_HELP}, or a file written by `export`")
-    predict.add_argument("images", nargs="+", help="files, folders or quoted patterns")
-    predict.add_argument("--output", required=True, type=Path, help="folder for what is found")
-    predict.add_argument(
-        "--overlays", choices=("anomalous", "all", "none"), default="anomalous", help="of which images"
-    )
-    predict.add_argument("--batch-size", type=_positive, default=8, help="images in memory at once")
-    predict.add_argument("--device", default="cpu", help="cpu, cuda, ...; a model folder only")
-    predict.add_argument("--watch", action="store_true", help="go on with whatever appears in the folder, until Ctrl-C")
-    predict.add_argument("--quiet", action="store_true", help="no progress")
+    about = "Inspects images: predictions.csv, predictions.jsonl, overlays and a contact sheet. "
+    lightnings = "(With --config and --ckpt_path: the scores of a test split.)"
+    add = commands.add_parser("predict", description=about + lightnings).add_argument
+    add("--model", required=True, type=Path, help=f"{_MODEL_HELP}, or a file written by `export`")
+    add("images", nargs="+", help="files, folders or quoted patterns")
+    add("--output", required=True, type=Path, help="folder for what is found")
+    add("--overlays", choices=("anomalous", "all", "none"), default="anomalous", help="of which images")
+    add("--batch-size", type=_positive, default=8, help="images in memory at once")
+    add("--device", default="cpu", help="cpu, cuda, ...; a model folder only")
+    add("--watch", action="store_true", help="go on with whatever appears in the folder, until Ctrl-C")
+    add("--quiet", action="store_true", help="no progress")
 
-    export = commands.add_parser("export", description="Writes a model folder as one file for onnxruntime or OpenVINO.")
-    export.add_argument("--model", required=True, type=Path, help=_MODEL_HELP)
-    export.add_argument("--format", choices=("onnx",), default="onnx")
-    export.add_argument("--output", type=Path, help="file; by default model.onnx in the model folder")
-    export.add_argument(
-        "--int8", action="store_true", help="weights of 8 bits; measure what it costs, see docs/deploy.md"
-    )
+    about = "Writes a model folder as one file for onnxruntime or OpenVINO."
+    add = commands.add_parser("export", description=about).add_argument
+    add("--model", required=True, type=Path, help=_MODEL_HELP)
+    add("--format", choices=("onnx",), default="onnx")
+    add("--output", type=Path, help="file; by default model.onnx in the model folder")
+    add("--int8", action="store_true", help="weights of 8 bits; measure what it costs, see docs/deploy.md")
 
-    serve = commands.add_parser("serve", description="A page to drop images on; for this machine only, by default.")
-    serve.add_argument("--model", type=Path, help=f"{_MODEL_HELP}; without it, adapt a product on the page")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    serve.add_argument("--method", default="frozen", help="for new products: a name in configs/methods")
-    serve.add_argument("--folder", type=Path, default=Path("products"), help="where new products' models are kept")
-    serve.add_argument(
-        "--option", action="append", default=[], help="of the configuration, such as --backbone.name=..."
-    )
+    about = "A page to drop images on; for this machine only, by default."
+    add = commands.add_parser("serve", description=about).add_argument
+    add("--model", type=Path, help=f"{_MODEL_HELP}; without it, adapt a product on the page")
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=8000, help="0 takes a free one")
+    add("--method", default="frozen", help="for new products: a name in configs/methods")
+    add("--folder", type=Path, default=Path("products"), help="where new products' models are kept")
+    add("--option", action="append", default=[], help="of the configuration, such as --backbone.name=...")
     return parser
 
 
@@ -101,29 +83,24 @@ def _positive(text: str) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    folders = [Path(source) for source in options.images]
-    if options.watch and (len(folders) != 1 or not folders[0].is_dir()):
+    folder = Path(options.images[0])
+    if options.watch and (len(options.images) != 1 or not folder.is_dir()):
         raise ValueError(f"--watch needs one folder, not {' '.join(options.images)}")
     inspector = _inspector(options.model, options.device)
-    writer = PredictionWriter(
-        options.output, inspector.threshold, inspector.scale, options.overlays, append=options.watch
-    )
-    with writer, _bar(options.quiet, "watching" if options.watch else "inspecting") as advance:
+    with PredictionWriter(options.output, inspector, options.overlays, append=options.watch) as writer:
         if options.watch:
-            _watch(inspector, folders[0], writer, advance)
+            paths = watch_folder(folder, writer.known, partial(is_whole, inspector))
+            with suppress(KeyboardInterrupt):  # the way to end it
+                inspect_files(inspector, _counted(paths, "watching", options.quiet), writer, batch_size=1)
         else:
-            inspect_files(inspector, find_images(options.images), writer, options.batch_size, advance)
-        if not sum(writer.counts.values()) and not options.watch:
-            raise FileNotFoundError(f"no images in {' '.join(options.images)}: none ends in .png, .jpg, .bmp, .tif ...")
+            paths = _counted(find_images(options.images), "inspecting", options.quiet)
+            inspect_files(inspector, paths, writer, options.batch_size)
+            if not sum(writer.counts.values()):
+                endings = "none ends in .png, .jpg, .bmp, .tif ..."
+                raise FileNotFoundError(f"no images in {' '.join(options.images)}: {endings}")
     counts = ", ".join(f"{count} {decision}" for decision, count in writer.counts.items() if count)
     sys.stdout.write(f"{counts or 'no images'}: {options.output}\n")
     return 1 if writer.counts["unreadable"] else 0
-
-
-def _watch(inspector: Inspector, folder: Path, writer: PredictionWriter, advance: Advance) -> None:
-    paths = watch_folder(folder, writer.known, partial(is_whole, inspector))
-    with suppress(KeyboardInterrupt):  # the way to end it
-        inspect_files(inspector, paths, writer, batch_size=1, progress=advance)
 
 
 def _inspector(model: Path, device: str) -> Inspector:
@@ -135,6 +112,14 @@ def _inspector(model: Path, device: str) -> Inspector:
     from anomaly_zoo.deploy.torch_inspector import TorchInspector
 
     return TorchInspector(load(model), device)
+
+
+def _counted(paths: Iterator[Path], what: str, is_quiet: bool) -> Iterator[Path]:
+    """The same, counted on the terminal; nothing is shown where the output is no terminal."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} images"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=is_quiet or not console.is_terminal) as progress:
+        yield from progress.track(paths, description=what)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -154,13 +139,3 @@ def _serve(options: argparse.Namespace) -> int:
 
     serve(options.model, options.folder, options.method, options.option, options.host, options.port)
     return 0
-
-
-@contextmanager
-def _bar(is_quiet: bool, what: str) -> Iterator[Advance]:
-    """Counts the images on the terminal; nothing where the output is no terminal."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} images"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=is_quiet or not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done: progress.update(task, completed=done)

@@ -9,51 +9,34 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from anomaly_zoo.deploy.model_folder import Model, copy_of
 from anomaly_zoo.deploy.resizing import Resize
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory, mean_of_nearest, weighted_by_nearness
 from anomaly_zoo.nn.nearest import NUM_NEIGHBOURS, factors, smallest
-from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.types import Distances, Stages
 
 
 class InspectionGraph(nn.Module):
-    """Resizing, scoring, the decision and the p-value of images of one size.
-
-    Args:
-        module: an adapted method; its blocks are replaced in place, so hand over a copy.
-        image_size: side in pixels that images are resized to.
-        tiling: how images are cut, if they are.
-        threshold: image score above which an image counts as anomalous.
-        p_scores: image scores, rising ...
-        p_values: ... and the p-value at each of them; between two of them it is interpolated.
-        held_out: image scores of held-out normal images, for the conformal p-value.
-    """
+    """Resizing, scoring, the decision and the p-values of images of one size. The model itself stays as it is."""
 
     p_scores: Tensor
     p_values: Tensor
     held_out: Tensor
     threshold: Tensor
 
-    def __init__(
-        self,
-        module: nn.Module,
-        image_size: int,
-        tiling: Tiling | None,
-        threshold: float,
-        p_scores: list[float],
-        p_values: list[float],
-        held_out: list[float],
-    ) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        replace_blocks(module)
-        self.module = module
-        self.resize = Resize(image_size)
-        self.tiling = tiling
-        self.register_buffer("threshold", torch.tensor(threshold))
-        self.register_buffer("p_scores", torch.tensor(p_scores))
-        self.register_buffer("p_values", torch.tensor(p_values))
-        self.register_buffer("held_out", torch.tensor(held_out))
+        self.module = copy_of(model.module)
+        replace_blocks(self.module)
+        self.resize = Resize(model.image_size)
+        self.tiling = model.tiling
+        calibration = model.calibration
+        self.register_buffer("threshold", torch.tensor(calibration.threshold))
+        self.register_buffer("p_scores", torch.tensor(calibration.p_scores))
+        self.register_buffer("p_values", torch.tensor(calibration.p_values))
+        self.register_buffer("held_out", torch.tensor(calibration.image_scores))
+        self.requires_grad_(False).eval()
 
     def forward(
         self, image: UInt8[Tensor, "b h w 3"]
@@ -77,6 +60,16 @@ class InspectionGraph(nn.Module):
         low, high = self.p_scores[:-1], self.p_scores[1:]
         place = ((score[:, None] - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)
         return self.p_values[0] + (place * self.p_values.diff()).sum(dim=1)
+
+
+def replace_blocks(module: nn.Module) -> None:
+    """Replaces, in place, memories and Gaussians by matrix products that say the same up to rounding."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, PatchMemory):
+                setattr(parent, name, _MatrixMemory(child))
+            elif isinstance(child, Gaussian):
+                setattr(parent, name, _Whitening(child))
 
 
 class _MatrixMemory(PatchMemory):
@@ -126,21 +119,10 @@ class _Whitening(nn.Module):
     def __init__(self, gaussian: Gaussian) -> None:
         super().__init__()
         factor = gaussian.cholesky.double()
-        identity = torch.eye(len(factor)).to(factor)
-        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
         self.register_buffer("mean", gaussian.mean.clone())
         self.register_buffer("inverse", inverse.to(gaussian.mean.dtype))
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Squared Mahalanobis distance of every vector."""
         return ((features.to(self.mean.dtype) - self.mean) @ self.inverse.T).square().sum(dim=1)
-
-
-def replace_blocks(module: nn.Module) -> None:
-    """Replaces, in place, memories and Gaussians by matrix products that say the same up to rounding."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, PatchMemory):
-                setattr(parent, name, _MatrixMemory(child))
-            elif isinstance(child, Gaussian):
-                setattr(parent, name, _Whitening(child))

@@ -13,7 +13,7 @@ import importlib
 import json
 import platform
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from torch import Tensor
 
 from anomaly_zoo import __version__
 from anomaly_zoo.deploy.calibration import Calibration
+from anomaly_zoo.files import write_whole
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.tiling import Tiling
-from anomaly_zoo.results import unwritable, write_whole
+from anomaly_zoo.results import unwritable
 
 TENSORS = "tensors.safetensors"
 RECORD = "model.json"
@@ -40,27 +41,16 @@ _AGAIN = "write the folder anew with `fit --output`"
 
 @dataclass(frozen=True)
 class Model:
-    """An adapted module, and what makes a decision of its scores.
+    """An adapted module, and what makes a decision of its scores."""
 
-    Attributes:
-        module: in evaluation mode, on the CPU.
-        calibration: the threshold and where it comes from.
-        image_size: side in pixels that images are resized to.
-        tiling: how images are cut; None if they are not.
-        category: the product's name.
-        support: the support images' paths in the dataset.
-        support_sha256: of these paths, as in a result.
-        versions: of the packages that it was adapted with.
-    """
-
-    module: AnomalyModule
+    module: AnomalyModule  # in evaluation mode, on the CPU
     calibration: Calibration
-    image_size: int
+    image_size: int  # side in pixels that images are resized to
     tiling: Tiling | None = None
-    category: str = ""
-    support: tuple[str, ...] = ()
-    support_sha256: str = ""
-    versions: dict[str, str] | None = None
+    category: str = ""  # the product's name
+    support: tuple[str, ...] = ()  # the support images' paths in the dataset
+    support_sha256: str = ""  # of these paths, as in a result
+    versions: dict[str, str] | None = None  # of the packages that it was adapted with
 
     @property
     def method(self) -> str:
@@ -68,8 +58,7 @@ class Model:
         return type(self.module).__name__
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
     """What `model.json` holds, field by field."""
 
     schema: int
@@ -78,11 +67,11 @@ class _Record:
     backbone: dict[str, Any]
     checkpoint: dict[str, Any]
     image_size: int
-    tiling: dict[str, int] | None
+    tiling: Tiling | None
     category: str
-    support: list[str]
+    support: tuple[str, ...]
     support_sha256: str
-    calibration: dict[str, Any]
+    calibration: Calibration
     versions: dict[str, str]
     tensors_sha256: str
 
@@ -96,31 +85,29 @@ def save(model: Model, folder: Path) -> None:
     class_path = f"{type(model.module).__module__}.{type(model.module).__qualname__}"
     if not _CLASS.fullmatch(class_path):
         raise ValueError(f"{class_path} cannot be saved in a model folder: only methods in anomaly_zoo.methods can.")
-    checkpoint: dict[str, Any] = {"state_dict": model.module.state_dict()}
-    model.module.on_save_checkpoint(checkpoint)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.pop("state_dict").items()}
-    content = safetensors.torch.save({name: value.clone() for name, value in tensors.items()})
-    record = _Record(
-        schema=SCHEMA,
-        class_path=class_path,
-        backbone=checkpoint.pop("backbone"),
-        init_args=checkpoint.pop("init_args"),
-        checkpoint=_marked(checkpoint),
-        image_size=model.image_size,
-        tiling=asdict(model.tiling) if model.tiling else None,
-        category=model.category,
-        support=list(model.support),
-        support_sha256=model.support_sha256,
-        calibration=asdict(model.calibration),
-        versions=model.versions or _versions(),
-        tensors_sha256=hashlib.sha256(content).hexdigest(),
-    )
-    values = asdict(record)
-    if problem := next(unwritable(values), None):
+    checkpoint = _checkpoint(model.module)
+    tensors = {name: value.contiguous().clone() for name, value in checkpoint.pop("state_dict").items()}
+    content = safetensors.torch.save(tensors)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "class_path": class_path,
+        "init_args": checkpoint.pop("init_args"),
+        "backbone": checkpoint.pop("backbone"),
+        "checkpoint": _marked(checkpoint),
+        "image_size": model.image_size,
+        "tiling": asdict(model.tiling) if model.tiling else None,
+        "category": model.category,
+        "support": model.support,
+        "support_sha256": model.support_sha256,
+        "calibration": asdict(model.calibration),
+        "versions": model.versions or _versions(),
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    if problem := next(unwritable(record), None):
         raise ValueError(f"{class_path} cannot be saved in a model folder: {problem}.")
     (folder / RECORD).unlink(missing_ok=True)  # so that no record ever stands beside the tensors of another
     write_whole(folder / TENSORS, content)
-    sealed = values | {"sha256": _digest(values)}
+    sealed = record | {"sha256": _digest(record)}
     write_whole(folder / RECORD, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -138,52 +125,34 @@ def load(folder: Path) -> Model:
         raise ValueError(f"{folder / TENSORS} is missing: {_AGAIN}.") from None
     if hashlib.sha256(content).hexdigest() != record.tensors_sha256:
         raise ValueError(f"{folder / TENSORS} is damaged or was changed: {_AGAIN}.")
+    known = {"state_dict": safetensors.torch.load(content), "backbone": record.backbone, "init_args": record.init_args}
     try:
-        module = rebuild(
-            _method(record.class_path),
-            {
-                "state_dict": safetensors.torch.load(content),
-                "backbone": record.backbone,
-                "init_args": record.init_args,
-                **_unmarked(record.checkpoint),
-            },
-        )
-        calibration = Calibration(**record.calibration)
-        tiling = Tiling(**record.tiling) if record.tiling else None
+        module = _rebuild(_method(record.class_path), known | _unmarked(record.checkpoint))
     except (TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{folder} does not fit this version ({' '.join(str(error).split())}): {_AGAIN}.") from error
-    return Model(
-        module=module,
-        calibration=calibration,
-        image_size=record.image_size,
-        tiling=tiling,
-        category=record.category,
-        support=tuple(record.support),
-        support_sha256=record.support_sha256,
-        versions=record.versions,
-    )
+    kept = ("calibration", "image_size", "tiling", "category", "support", "support_sha256", "versions")
+    return Model(module, **{name: getattr(record, name) for name in kept})
 
 
-def rebuild(method: type[AnomalyModule], checkpoint: dict[str, Any]) -> AnomalyModule:
-    """Constructs a module as it was saved, in evaluation mode.
+def copy_of(module: AnomalyModule) -> AnomalyModule:
+    """The same module once more, in evaluation mode, on the CPU, without its trainer."""
+    return _rebuild(type(module), _checkpoint(module))
 
-    Args:
-        method: its class.
-        checkpoint: `state_dict` and what the method's `on_save_checkpoint` adds; random numbers are not touched.
-    """
+
+def _checkpoint(module: AnomalyModule) -> dict[str, Any]:
+    """Its tensors on the CPU, and what its `on_save_checkpoint` adds."""
+    tensors: dict[str, Tensor] = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    checkpoint: dict[str, Any] = {"state_dict": tensors}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _rebuild(method: type[AnomalyModule], checkpoint: dict[str, Any]) -> AnomalyModule:
     with torch.random.fork_rng(devices=[]):  # what is initialised here is replaced
         module = method(Backbone(**checkpoint["backbone"], weights="none"), **checkpoint["init_args"])
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval()
-
-
-def copy_of(module: AnomalyModule) -> AnomalyModule:
-    """The same module once more, on the CPU, without its trainer."""
-    tensors: dict[str, Tensor] = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    checkpoint: dict[str, Any] = {"state_dict": tensors}
-    module.on_save_checkpoint(checkpoint)
-    return rebuild(type(module), checkpoint)
 
 
 def _read_record(path: Path) -> _Record:
@@ -204,10 +173,6 @@ def _read_record(path: Path) -> _Record:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade anomaly_zoo.")
     if not isinstance(values, dict) or values.pop("sha256", None) != _digest(values):
         raise ValueError(f"{path} is damaged or was changed: {_AGAIN}.")
-    if unknown := values.keys() - {part.name for part in fields(_Record)}:
-        raise ValueError(
-            f"{path} does not hold the fields of schema {SCHEMA} ({', '.join(unknown)} is none): {_AGAIN}."
-        )
     try:
         record = msgspec.convert(values, _Record)
     except msgspec.ValidationError as error:
@@ -228,13 +193,11 @@ def _marked(value: Any) -> Any:
 
 
 def _unmarked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return (
-            tuple(_unmarked(value["tuple"]))
-            if value.keys() == {"tuple"}
-            else {k: _unmarked(v) for k, v in value.items()}
-        )
-    return [_unmarked(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_unmarked(item) for item in value]
+    if isinstance(value, dict) and value.keys() == {"tuple"}:
+        return tuple(_unmarked(value["tuple"]))
+    return {key: _unmarked(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _digest(values: dict[str, Any]) -> str:

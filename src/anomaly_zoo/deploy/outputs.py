@@ -1,15 +1,11 @@
-"""What inspecting files leaves behind: a table, JSON lines, overlays, a contact sheet and a summary.
-
-NumPy and Pillow only, so that it is there without torch.
-"""
+"""What inspecting files leaves behind: a table, JSON lines, overlays, a contact sheet and a summary. Needs no torch."""
 
 import csv
 import heapq
 import json
-import os
 import time
-import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -17,46 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from anomaly_zoo.deploy.pictures import Scale, contact_sheet, overlay, tile
+from anomaly_zoo.deploy.inspecting import Inspection, Inspector
+from anomaly_zoo.files import replacing, write_whole
+from anomaly_zoo.pictures import contact_sheet, overlay, tile
 
-Overlays = Literal["anomalous", "all", "none"]
 TABLE, LINES, SHEET, SUMMARY = "predictions.csv", "predictions.jsonl", "contact_sheet.png", "summary.json"
+_NUMBERS = ("image_score", "threshold", "p_value", "conformal_p_value", "map_peak")
+_COLUMNS = ("path", "decision", *_NUMBERS, "overlay", "error")
 _SHEET_TILES = 48
 _LONGEST_NAME = 80
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a model says of one image.
-
-    Attributes:
-        image_score: higher is more anomalous; without a unit.
-        p_value: the share of normal images that would score as high, by the tail fitted to the support's scores.
-        conformal_p_value: the same by rank among the support's scores, never below 1 / (n + 1).
-        is_anomalous: whether the score is above the threshold.
-        anomaly_map: float32 `s s`, a score per pixel of the resized image.
-    """
-
-    image_score: float
-    p_value: float
-    conformal_p_value: float
-    is_anomalous: bool
-    anomaly_map: np.ndarray
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table."""
-
-    path: str
-    decision: Literal["normal", "anomalous", "unreadable"]
-    image_score: float | None = None
-    threshold: float | None = None
-    p_value: float | None = None
-    conformal_p_value: float | None = None
-    map_peak: float | None = None
-    overlay: str = ""
-    error: str = ""
 
 
 class PredictionWriter:
@@ -67,8 +32,7 @@ class PredictionWriter:
 
     Args:
         folder: made when needed.
-        threshold: of image scores.
-        scale: of the maps' colours.
+        inspector: gives the threshold and the colours.
         overlays: of which images.
         append: go on after the lines of an earlier run; otherwise they are replaced.
 
@@ -78,11 +42,14 @@ class PredictionWriter:
     """
 
     def __init__(
-        self, folder: Path, threshold: float, scale: Scale, overlays: Overlays = "anomalous", append: bool = False
+        self,
+        folder: Path,
+        inspector: Inspector,
+        overlays: Literal["anomalous", "all", "none"] = "anomalous",
+        append: bool = False,
     ) -> None:
         self.folder = folder
-        self.threshold = threshold
-        self.scale = scale
+        self.threshold, self.scale = inspector.threshold, inspector.scale
         self.overlays = overlays
         self.counts = {"normal": 0, "anomalous": 0, "unreadable": 0}
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,40 +63,22 @@ class PredictionWriter:
         mode = "a" if self.known else "w"
         self._lines = (folder / LINES).open(mode, encoding="utf-8", errors="backslashreplace")
         self._table = (folder / TABLE).open(mode, newline="", encoding="utf-8", errors="backslashreplace")
-        self._rows = csv.DictWriter(self._table, [*Row.__dataclass_fields__])
+        self._rows = csv.DictWriter(self._table, _COLUMNS)
         if not self.known:
             self._rows.writeheader()
 
     def write(self, path: Path, image: np.ndarray, found: Inspection) -> None:
-        """Adds an image.
-
-        Args:
-            path: its file.
-            image: uint8 RGB `h w 3`, in its own size.
-            found: what the model says of it.
-        """
-        decision: Literal["normal", "anomalous"] = "anomalous" if found.is_anomalous else "normal"
+        """Adds a file, its pixels (uint8 RGB `h w 3`, in its own size), and what the model says of it."""
         name = ""
         if self.overlays == "all" or (self.overlays == "anomalous" and found.is_anomalous):
             name = f"overlays/{self._number:06}_{path.stem[:_LONGEST_NAME]}.png"
             _write_picture(overlay(image, found.anomaly_map, self.scale), self.folder / name)
         self._consider(path, image, found)
-        self._add(
-            Row(
-                path=str(path),
-                decision=decision,
-                image_score=found.image_score,
-                threshold=self.threshold,
-                p_value=found.p_value,
-                conformal_p_value=found.conformal_p_value,
-                map_peak=float(found.anomaly_map.max()),
-                overlay=name,
-            )
-        )
+        self._add(path, found.numbers(self.threshold) | {"map_peak": float(found.anomaly_map.max()), "overlay": name})
 
     def write_unreadable(self, path: Path, error: Exception) -> None:
         """Adds a file that is no readable image; it counts neither as normal nor as anomalous."""
-        self._add(Row(path=str(path), decision="unreadable", error=" ".join(str(error).split())))
+        self._add(path, {"decision": "unreadable", "error": " ".join(str(error).split())})
 
     def __enter__(self) -> "PredictionWriter":
         return self
@@ -144,23 +93,23 @@ class PredictionWriter:
         if self._highest:
             tiles = [picture for *_, picture in sorted(self._highest, key=lambda entry: entry[:2], reverse=True)]
             _write_picture(contact_sheet(tiles), self.folder / SHEET)
-        summary: dict[str, Any] = {
+        summary = {
             "images": sum(self.counts.values()),
             **self.counts,
             "threshold": self.threshold,
             "map_threshold": self.scale.threshold,
             "seconds": round(time.monotonic() - self._start, 3),
         }
-        _write_whole(self.folder / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+        write_whole(self.folder / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
 
-    def _add(self, row: Row) -> None:
-        values = asdict(row)
-        self._rows.writerow(values)
+    def _add(self, path: Path, values: dict[str, Any]) -> None:
+        row = {"path": str(path), **dict.fromkeys(("decision", *_NUMBERS)), "overlay": "", "error": "", **values}
+        self._rows.writerow(row)
         self._table.flush()
-        self._lines.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._lines.flush()
         self._number += 1
-        self.counts[row.decision] += 1
+        self.counts[values["decision"]] += 1
 
     def _consider(self, path: Path, image: np.ndarray, found: Inspection) -> None:
         """Keeps a tile of the image if its score is among the highest so far."""
@@ -170,6 +119,40 @@ class PredictionWriter:
         picture = tile(image, found.anomaly_map, self.scale, label, found.is_anomalous)
         push = heapq.heappushpop if len(self._highest) == _SHEET_TILES else heapq.heappush
         push(self._highest, (found.image_score, self._number, picture))
+
+
+def inspect_files(inspector: Inspector, paths: Iterable[Path], writer: PredictionWriter, batch_size: int = 8) -> None:
+    """Inspects files, `batch_size` of them in memory at once, and writes what is found.
+
+    A file that cannot be read is written down and passed over.
+    """
+    for batch in _batches(paths, batch_size):
+        images = [(path, _read(inspector, path)) for path in batch]
+        readable = [image for _, image in images if isinstance(image, np.ndarray)]
+        found = iter(inspector.inspect(readable) if readable else [])
+        for path, image in images:
+            if isinstance(image, np.ndarray):
+                writer.write(path, image, next(found))
+            else:
+                writer.write_unreadable(path, image)
+
+
+def is_whole(inspector: Inspector, path: Path) -> bool:
+    """Whether a file can be read to its end."""
+    return isinstance(_read(inspector, path), np.ndarray)
+
+
+def _read(inspector: Inspector, path: Path) -> np.ndarray | Exception:
+    try:
+        return inspector.read(path)
+    except (ValueError, OSError) as error:
+        return error
+
+
+def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    rest = iter(paths)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def _mend(path: Path) -> None:
@@ -188,16 +171,5 @@ def _known(path: Path) -> set[str]:
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    with temporary.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path, durable=False) as temporary:
+        picture.save(temporary, format="PNG")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from anomaly_zoo.deploy.adapting import Report
 from anomaly_zoo.deploy.model_folder import RECORD, Model, load, save
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 
@@ -22,45 +23,30 @@ MAX_SUPPORT = 64
 _CATEGORY = "product"
 _LOADED = 4
 
-Adapt = Callable[[Path, str, Callable[[str, int, int], None]], Model]
-"""Adapts to `<folder>/<category>/train/good`, telling what is being done, how much is done, and of how much."""
-
 
 @dataclass
 class Adaptation:
-    """A product in the making.
-
-    Attributes:
-        state: `collecting` images, `adapting`, `ready` or `failed`.
-        images: how many were added.
-        what, done, total: what is being done, and how far it is.
-        product: the id of the product, once it is ready.
-        error: why it failed.
-    """
+    """A product in the making."""
 
     state: Literal["collecting", "adapting", "ready", "failed"] = "collecting"
-    images: int = 0
-    what: str = ""
-    done: int = 0
-    total: int = 0
-    product: str = ""
-    error: str = ""
+    images: int = 0  # how many were added
+    what: str = ""  # is being done, and ...
+    done: int = 0  # ... how far it is ...
+    total: int = 0  # ... of how much
+    product: str = ""  # the id of the product, once it is ready
+    error: str = ""  # why it failed
 
 
 class Products:
-    """Models by id. Ids and file names are made here; no name from outside ever becomes a path.
+    """Models by id, where an unknown one is a KeyError. No name from outside ever becomes a path.
 
     Args:
         folder: where new models are kept, a folder each; made when needed.
-        adapt: see `Adapt`.
+        adapt: adapts to `<folder>/<category>/train/good` and reports how far it is.
         model: a model folder from elsewhere that is offered as well.
-
-    Raises:
-        FileNotFoundError: `model` is no model folder.
-        ValueError: `model` is damaged.
     """
 
-    def __init__(self, folder: Path, adapt: Adapt, model: Path | None = None) -> None:
+    def __init__(self, folder: Path, adapt: Callable[[Path, str, Report], Model], model: Path | None = None) -> None:
         self.folder = folder
         self._adapt = adapt
         self._folders = {path.name: path for path in sorted(folder.glob("*")) if (path / RECORD).is_file()}
@@ -73,30 +59,27 @@ class Products:
             self.inspector("model")
 
     def inspector(self, product: str) -> TorchInspector:
-        """The model of a product; KeyError if there is none."""
+        """The model of a product."""
         with self._lock:
             return self._inspector(product)
 
     def describe(self) -> list[dict[str, Any]]:
         """What there is, for the page."""
-        described: list[dict[str, Any]] = []
-        for product in list(self._folders):
-            try:
-                model = self.inspector(product).model
-            except (ValueError, OSError) as error:
-                described.append({"id": product, "name": product, "error": str(error)})
-                continue
-            described.append(
-                {
-                    "id": product,
-                    "name": model.category,
-                    "method": model.method,
-                    "shots": len(model.support),
-                    "threshold": model.calibration.threshold,
-                    "false_alarm_rate": model.calibration.false_alarm_rate,
-                }
-            )
-        return described
+        return [self._describe(product) for product in list(self._folders)]
+
+    def _describe(self, product: str) -> dict[str, Any]:
+        try:
+            model = self.inspector(product).model
+        except (ValueError, OSError) as error:
+            return {"id": product, "name": product, "error": str(error)}
+        return {
+            "id": product,
+            "name": model.category,
+            "method": model.method,
+            "shots": len(model.support),
+            "threshold": model.calibration.threshold,
+            "false_alarm_rate": model.calibration.false_alarm_rate,
+        }
 
     def begin(self) -> str:
         """Starts collecting images of a new product and returns the id of the adaptation."""
@@ -110,17 +93,12 @@ class Products:
         return key
 
     def adaptation(self, key: str) -> Adaptation:
-        """How far an adaptation is; KeyError if there is none."""
+        """How far an adaptation is."""
         with self._lock:
             return replace(self._adaptations[key])
 
     def add_image(self, key: str, image: np.ndarray) -> int:
-        """Adds a normal image and returns how many there are.
-
-        Raises:
-            KeyError: there is no such adaptation.
-            ValueError: it has begun, or there are too many images.
-        """
+        """Adds a normal image and returns how many there are; ValueError if it is too late or there are too many."""
         content = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
         with self._lock:
             adaptation = self._adaptations[key]
@@ -135,18 +113,12 @@ class Products:
             return adaptation.images
 
     def start(self, key: str, name: str) -> None:
-        """Adapts to the images that were added, in the background, one product after the other.
-
-        Raises:
-            KeyError: there is no such adaptation.
-            ValueError: it has begun, or has no images.
-        """
+        """Adapts to the images in the background, one product after the other; ValueError if it is not the time."""
         with self._lock:
             adaptation = self._adaptations[key]
             if adaptation.state != "collecting" or not adaptation.images:
                 raise ValueError("add normal images first" if not adaptation.images else "the adaptation has begun")
-            adaptation.state = "adapting"
-            adaptation.what = "waiting"
+            adaptation.state, adaptation.what = "adapting", "waiting"
         self._worker.submit(self._run, key, name)
 
     def close(self) -> None:
@@ -156,12 +128,12 @@ class Products:
     def _run(self, key: str, name: str) -> None:
         adaptation = self._adaptations[key]
 
-        def progress(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int) -> None:
             adaptation.what, adaptation.done, adaptation.total = what, done, total
 
         try:
-            progress("adapting", 0, 0)
-            model = self._adapt(self._workplace(key), _CATEGORY, progress)
+            report("adapting", 0, 0)
+            model = self._adapt(self._workplace(key), _CATEGORY, report)
             save(replace(model, category=name), self.folder / key)
             with self._lock:
                 self._folders[key] = self.folder / key

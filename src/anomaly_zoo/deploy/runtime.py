@@ -1,4 +1,4 @@
-"""Predicting from an exported model with onnxruntime, NumPy and Pillow alone: no torch, nothing else of this package's.
+"""Predicting from an exported model with onnxruntime, NumPy and Pillow alone: no torch.
 
 from anomaly_zoo.deploy.runtime import OnnxInspector
 inspector = OnnxInspector("model.onnx")
@@ -19,14 +19,10 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 from anomaly_zoo.data.image_files import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_IMAGE_PIXELS
-from anomaly_zoo.deploy.files import find_images
-from anomaly_zoo.deploy.inspecting import inspect_files
-from anomaly_zoo.deploy.outputs import Inspection, PredictionWriter
-from anomaly_zoo.deploy.pictures import Scale
+from anomaly_zoo.deploy.inspecting import FORMAT, INPUT, OUTPUTS, Inspection, find_images
+from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files
+from anomaly_zoo.pictures import Scale
 
-INPUT = "image"
-OUTPUTS = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_anomalous")
-FORMAT = "anomaly_zoo"
 _DEEP = ("I;16", "I;16B", "I;16L", "I")
 
 
@@ -38,13 +34,7 @@ class OnnxInspector:
         num_threads: of one inspection; 0 leaves the choice to onnxruntime.
 
     Attributes:
-        threshold: image score above which an image counts as anomalous.
-        scale: what the colours of its maps mean.
         about: what the export wrote about the model: method, category, image size, false-alarm rate, versions ...
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no model that this package exported.
     """
 
     def __init__(self, path: Path | str, num_threads: int = 0) -> None:
@@ -64,16 +54,11 @@ class OnnxInspector:
         self.scale = Scale(level=float(self.about["map_level"]), threshold=float(self.about["map_threshold"]))
 
     def read(self, path: Path | str) -> np.ndarray:
-        """Reads a file as uint8 RGB `h w 3`: grey repeated, alpha dropped, 16 bit scaled, EXIF rotation applied.
-
-        Raises:
-            OSError: there is no such file.
-            ValueError: it is no readable image.
-        """
+        """Reads a file as uint8 RGB `h w 3`, as `decode` does; OSError or ValueError if that is impossible."""
         path = Path(path)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes")
-        return read_bytes(path.read_bytes(), str(path))
+        return decode(path.read_bytes(), str(path))
 
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
         """Scores uint8 RGB images of any sizes; those of one size go through the model together."""
@@ -88,16 +73,8 @@ class OnnxInspector:
         return [found[number] for number in range(len(images))]
 
 
-def read_bytes(data: bytes, name: str) -> np.ndarray:
-    """Decodes an image file's content.
-
-    Args:
-        data: the content.
-        name: for the message.
-
-    Raises:
-        ValueError: it is no readable image.
-    """
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Decodes an image file: grey repeated, alpha dropped, 16 bit scaled, EXIF rotation applied; else ValueError."""
     with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on
         warnings.simplefilter("ignore")
         try:
@@ -119,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         inspector = OnnxInspector(arguments[0])
-        with PredictionWriter(Path(arguments[-1]), inspector.threshold, inspector.scale) as writer:
+        with PredictionWriter(Path(arguments[-1]), inspector) as writer:
             inspect_files(inspector, find_images(arguments[1:-1]), writer)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -8,8 +8,8 @@ import asyncio
 import base64
 import io
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 
 from anomaly_zoo.data.images import decode_image
 from anomaly_zoo.deploy.adapting import adapt
-from anomaly_zoo.deploy.pictures import overlay
 from anomaly_zoo.deploy.products import Products
+from anomaly_zoo.pictures import overlay
 
 try:
     import uvicorn
@@ -51,23 +51,15 @@ _HEADERS = {
 
 
 def serve(model: Path | None, folder: Path, method: str, options: list[str], host: str, port: int) -> None:
-    """Serves until Ctrl-C.
+    """Serves until Ctrl-C; beyond this machine there is neither password nor encryption.
 
-    Args:
-        model: a model folder to offer; None for none.
-        folder: where the models of new products are kept.
-        method: that new products are adapted with.
-        options: of its configuration.
-        host: address to listen on; beyond this machine there is neither password nor encryption.
-        port: 0 takes a free one.
+    The options are those of `python -m anomaly_zoo serve`.
 
     Raises:
         FileNotFoundError: `model` is no model folder.
         ValueError: `model` is damaged.
     """
-    products = Products(
-        folder, lambda root, category, progress: adapt(method, root, category, options, progress=progress), model
-    )
+    products = Products(folder, lambda root, category, report: adapt(method, root, category, options, report), model)
     if host not in LOOPBACK:
         sys.stderr.write(f"warning: whoever reaches {host} can use this page; there is no password.\n")
     config = uvicorn.Config(create_app(products, host), host=host, port=port, log_level="warning", timeout_keep_alive=5)
@@ -78,18 +70,12 @@ def serve(model: Path | None, folder: Path, method: str, options: list[str], hos
     sys.stdout.flush()
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down
         server.run(sockets=[socket])
+    products.close()
 
 
 def create_app(products: Products, host: str = "127.0.0.1") -> FastAPI:
     """The page and its interface."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        del app
-        yield
-        products.close()
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", host] if host in LOOPBACK else ["*"])
     uploads = _Uploads()
     at_work = asyncio.Semaphore(1)  # the model uses all cores for one image
@@ -110,10 +96,7 @@ def create_app(products: Products, host: str = "127.0.0.1") -> FastAPI:
     @app.post("/api/products/{product}/inspect")
     async def inspect(product: str, request: Request) -> dict[str, Any]:
         async with uploads.body(request) as data, at_work:
-            try:
-                return await run_in_threadpool(_inspect, products, product, data)
-            except KeyError:
-                raise HTTPException(404, "there is no such product") from None
+            return await run_in_threadpool(_inspect, products, product, data)
 
     @app.post("/api/adaptations", status_code=201)
     async def begin() -> dict[str, str]:
@@ -121,18 +104,21 @@ def create_app(products: Products, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/api/adaptations/{key}")
     async def look(key: str) -> dict[str, Any]:
-        return asdict(_known(products.adaptation, key))
+        with _refusals("adaptation"):
+            return asdict(products.adaptation(key))
 
     @app.post("/api/adaptations/{key}/images", status_code=201)
     async def add(key: str, request: Request) -> dict[str, int]:
-        _known(products.adaptation, key)
-        async with uploads.body(request) as data, at_work:
-            image = await run_in_threadpool(_decode, data)
-            return {"images": await run_in_threadpool(_known, products.add_image, key, image)}
+        with _refusals("adaptation"):
+            products.adaptation(key)
+            async with uploads.body(request) as data, at_work:
+                image = await run_in_threadpool(_decode, data)
+                return {"images": await run_in_threadpool(products.add_image, key, image)}
 
     @app.post("/api/adaptations/{key}/start", status_code=202)
     async def start(key: str, name: str = "product") -> dict[str, str]:
-        _known(products.start, key, " ".join(name.split())[:80] or "product")
+        with _refusals("adaptation"):
+            products.start(key, " ".join(name.split())[:80] or "product")
         return {"id": key}
 
     return app
@@ -175,11 +161,13 @@ def _foreign(request: Request) -> Response | None:
     return None
 
 
-def _known(call: Callable[..., Any], *arguments: Any) -> Any:
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Answers with a code where there is no such thing, or where it is not the time for it."""
     try:
-        return call(*arguments)
+        yield
     except KeyError:
-        raise HTTPException(404, "there is no such adaptation") from None
+        raise HTTPException(404, f"there is no such {what}") from None
     except ValueError as error:
         raise HTTPException(409, str(error)) from None
 
@@ -192,16 +180,11 @@ def _decode(data: bytes) -> np.ndarray:
 
 
 def _inspect(products: Products, product: str, data: bytes) -> dict[str, Any]:
-    inspector = products.inspector(product)
+    with _refusals("product"):
+        inspector = products.inspector(product)
     image = _decode(data)
     (found,) = inspector.inspect([image])
     picture = io.BytesIO()
     overlay(image, found.anomaly_map, inspector.scale).save(picture, format="PNG")
-    return {
-        "decision": "anomalous" if found.is_anomalous else "normal",
-        "image_score": found.image_score,
-        "threshold": inspector.threshold,
-        "p_value": found.p_value,
-        "conformal_p_value": found.conformal_p_value,
-        "overlay": f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}",
-    }
+    content = base64.b64encode(picture.getvalue()).decode()
+    return found.numbers(inspector.threshold) | {"overlay": f"data:image/png;base64,{content}"}

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_zoo.deploy.pictures import MAX_SIDE_PX, Scale, colour, contact_sheet, outline, overlay, tile
+from anomaly_zoo.pictures import MAX_SIDE_PX, Scale, colour, contact_sheet, outline, overlay, tile
 
 SCALE = Scale(level=1.0, threshold=2.0)
 

@@ -1,4 +1,4 @@
-"""Pictures for people: the anomaly map over the image with a colour bar and contours, and a contact sheet of many.
+"""Pictures for people: an anomaly map in colours over its image, with a colour bar and contours, and sheets of many.
 
 NumPy and Pillow only, so that they are there without torch.
 """
@@ -21,20 +21,25 @@ _COLOURS = np.array([(20, 16, 80), (38, 84, 180), (60, 170, 170), (240, 220, 90)
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours of anomaly maps mean; the same for all images of a model, so that they can be compared.
+    """What the colours of anomaly maps mean; the same for all pictures that are compared.
 
     Attributes:
-        level: what maps of normal images are like; drawn coldest.
-        threshold: above it a pixel counts as anomalous; in the middle of the scale, and where contours run.
+        level: drawn coldest; for a model, what maps of normal images are like.
+        threshold: in the middle of the scale, and where contours run; for a model, what an anomalous pixel is above.
     """
 
     level: float
     threshold: float
 
     @property
+    def span(self) -> float:
+        """From the value drawn coldest to the one drawn hottest."""
+        return 2 * max(self.threshold - self.level, 1e-12)
+
+    @property
     def top(self) -> float:
         """The value drawn hottest."""
-        return self.level + 2 * max(self.threshold - self.level, 1e-12)
+        return self.level + self.span
 
 
 def colour(anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
@@ -44,9 +49,14 @@ def colour(anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
         >>> colour(np.array([[0.0, 2.0]]), Scale(level=0.0, threshold=1.0)).tolist()
         [[[20, 16, 80], [180, 10, 20]]]
     """
-    place = np.clip((anomaly_map - scale.level) / (scale.top - scale.level), 0, 1)
+    place = np.clip((anomaly_map - scale.level) / scale.span, 0, 1)
     channels = [np.interp(place, _PLACES, _COLOURS[:, channel]) for channel in range(3)]
     return np.asarray(np.stack(channels, axis=-1).round(), dtype=np.uint8)
+
+
+def blend(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
+    """The colours of a map, half transparent over a uint8 RGB image of its size."""
+    return np.asarray((image.astype(np.uint16) + colour(anomaly_map, scale)) // 2, dtype=np.uint8)
 
 
 def outline(region: np.ndarray, width: int = 2) -> np.ndarray:
@@ -61,14 +71,11 @@ def outline(region: np.ndarray, width: int = 2) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.Image:
-    """The map in colours over the image, contours where it passes the threshold, and the colour bar at the right.
+    """The map over the image, contours where it passes the threshold, and the colour bar at the right.
 
-    Args:
-        image: uint8 RGB `h w 3` of any size.
-        anomaly_map: float, of any size; stretched over the image.
-        scale: of the colours.
+    Both may have any size: the map is stretched over the image.
     """
-    picture = _blend(image, anomaly_map, scale, MAX_SIDE_PX)
+    picture = _contoured(image, anomaly_map, scale, MAX_SIDE_PX)
     height = max(picture.height, 96)
     canvas = Image.new("RGB", (picture.width + _BAR_PX + _LABEL_PX, height), "white")
     canvas.paste(picture)
@@ -76,11 +83,8 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.I
     canvas.paste(Image.fromarray(colour(ramp, scale)), (picture.width + 4, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_PX)
     x = picture.width + _BAR_PX + 8
-    for value, y in (
-        (scale.top, 0),
-        (scale.threshold, (height - _FONT_PX) // 2),
-        (scale.level, height - _FONT_PX - 4),
-    ):
+    rows = (0, (height - _FONT_PX) // 2, height - _FONT_PX - 4)
+    for value, y in zip((scale.top, scale.threshold, scale.level), rows, strict=True):
         draw.text((x, y), f"{value:.3g}", fill="black", font=font)
     draw.line([(picture.width + 4, height // 2), (x - 2, height // 2)], fill="black")
     return canvas
@@ -88,7 +92,7 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.I
 
 def tile(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, label: str, is_anomalous: bool) -> Image.Image:
     """A small overlay with a frame in the colour of the decision and a line of text below."""
-    picture = _blend(image, anomaly_map, scale, TILE_PX - 8)
+    picture = _contoured(image, anomaly_map, scale, TILE_PX - 8)
     canvas = Image.new("RGB", (TILE_PX, TILE_PX + 18), _ANOMALOUS if is_anomalous else _NORMAL)
     canvas.paste(picture, ((TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2))
     ImageDraw.Draw(canvas).text((4, TILE_PX), label[-26:], fill="white", font=ImageFont.load_default(_FONT_PX))
@@ -105,11 +109,11 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int = 8) -> Image.Image
     return sheet
 
 
-def _blend(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, max_side: int) -> Image.Image:
+def _contoured(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, max_side: int) -> Image.Image:
     picture = Image.fromarray(image)
     picture.thumbnail((max_side, max_side))
     values = Image.fromarray(anomaly_map.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
     stretched = np.asarray(values)
-    mixed = (np.asarray(picture).astype(np.uint16) + colour(stretched, scale)) // 2
+    mixed = blend(np.asarray(picture), stretched, scale)
     mixed[outline(stretched > scale.threshold)] = _CONTOUR
-    return Image.fromarray(mixed.astype(np.uint8))
+    return Image.fromarray(mixed)
