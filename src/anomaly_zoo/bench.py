@@ -25,8 +25,8 @@ from anomaly_zoo.grid.local import LocalPool, start_importing
 from anomaly_zoo.grid.options import parse
 from anomaly_zoo.grid.progress import Progress
 from anomaly_zoo.grid.schedule import Schedule, Todo, unfinished
+from anomaly_zoo.measures import BASELINE
 from anomaly_zoo.results import Result, load, load_all
-from anomaly_zoo.summary import BASELINE
 from anomaly_zoo.yaml_files import name_in_results
 
 _RESUME = "The same command goes on where this one ended: finished runs are kept.\n"

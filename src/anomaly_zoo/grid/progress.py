@@ -13,9 +13,8 @@ from rich.text import Text
 
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.estimate import Estimate, spelled
+from anomaly_zoo.measures import MAIN_SCORES
 from anomaly_zoo.results import Result
-
-_SCORES = ("image_auroc", "aupro")
 
 
 class Progress:
@@ -65,7 +64,7 @@ class Progress:
             reason = (result.error or "").splitlines()[-1]
             self._console.print(f"[red]failed:[/] {escape(cell.name)}: {escape(reason)}{where}")
         elif not self._console.is_terminal:
-            scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in _SCORES if key in result.metrics)
+            scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in MAIN_SCORES if key in result.metrics)
             self._console.print(f"{cell.name}: {scores}{where} [{self._count()}]", markup=False)
 
     def waiting(self, elsewhere: int) -> None:
