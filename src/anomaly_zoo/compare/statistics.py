@@ -1,10 +1,8 @@
 """How sure a comparison is: of image AUROCs on the same test images, and of ranks over categories.
 
-An image AUROC is the mean of a matrix with one row per anomalous and one column per normal test image (`placements`),
-and so is its mean over seeds. What varies here are the test images; the seeds stay as they are.
-
-The bootstrap draws normal and anomalous images anew, separately and within each category; methods are paired. For a
-mean of such a matrix, what infinitely many resamples would give has a closed form (Bandos, Rockette and Gur,
+An image AUROC is the mean of a matrix with one row per anomalous and one column per normal test image (`placements`).
+The bootstrap draws normal and anomalous images anew, separately and within each category; methods are paired and seeds
+stay as they are. What infinitely many resamples of such a mean would give has a closed form (Bandos, Rockette and Gur,
 Communications in Statistics 2007), so nothing is drawn. Intervals (95 %) of an AUROC are symmetric on the probit scale,
 and as wide as Student's t says with Satterthwaite's degrees of freedom (Brunner and Munzel, Biometrical Journal 2000);
 those of a difference are made from them by Zou and Donner's method (Statistics in Medicine 2008).

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from anomaly_zoo.compare import tables
 from anomaly_zoo.compare.report import figures
 from anomaly_zoo.compare.report.categories import categories
 from anomaly_zoo.compare.report.figures import Figure, Look
-from anomaly_zoo.compare.significance import RankTable, add_tests, levels, rankings
+from anomaly_zoo.compare.significance import Comparison, Level, RankTable, add_tests, levels, rankings
 from anomaly_zoo.compare.summary import ALL, AVERAGE, summarise
 from anomaly_zoo.measures import BASELINE, LABELS, SHOWN, is_cost
 from anomaly_zoo.results import Result, write_whole
@@ -76,22 +77,23 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
     looks, shots = figures.looks(list(done["method"].unique())), main_shots(done)
     at_shots = done[done["shots"] == shots]
     rows, ranks = add_tests(summarise(done, baseline), done, baseline), rankings(done, baseline)
+    pretty = partial(json.dumps, indent=2, sort_keys=True)
     cells = defaultdict(list)
     for row in rows:
         cells[row["dataset"], row["category"], row["shots"]].append(row)
     return {
         "methods": [(method, look.colour) for method, look in looks.items()],
         "shots": shots,
-        "summary": _summary(at_shots, baseline, shots),
+        "best_first": _best_first(at_shots, baseline),
         "rows": rows,
         "kept_step_0": tables.kept_step_0(row for row in rows if row["category"] != AVERAGE),
         "metrics": [name for name in SHOWN if any(name in row["metrics"] for row in rows)],
         "place": lambda row, name: tables.place(row, cells[row["dataset"], row["category"], row["shots"]], name),
-        "figures": [*_figures(done, at_shots, shots, looks), *_rank_figures(ranks, shots, looks)],
+        "figures": _figures(done, at_shots, ranks, looks),
         "ranks": ranks,
         "categories": categories(at_shots, store, looks),
         "published": next(tables.published(done["dataset"]), None),
-        "settings": sorted({(run.method, _pretty(run.config.get("model", {}))) for run in done["result"]}),
+        "settings": sorted({(run.method, pretty(run.config.get("model", {}))) for run in done["result"]}),
         "versions": _versions(done["result"]),
         "support": sorted({(r.dataset, r.category, r.shots, r.seed, r.support["sha256"][:16]) for r in done["result"]}),
     }
@@ -102,30 +104,21 @@ def main_shots(runs: pd.DataFrame) -> int:
     return int(runs["shots"].mode().max())
 
 
-def _summary(at_shots: pd.DataFrame, baseline: str, shots: int) -> list[str]:
-    """The main results in sentences, best method first."""
-    overall = add_tests(summarise(at_shots, baseline, "shots"), at_shots, baseline)
+def _best_first(at_shots: pd.DataFrame, baseline: str) -> list[tuple[Level, Comparison | None]]:
+    """The level of every method over all categories, and its test there."""
     several = len(at_shots.groupby(["dataset", "category"])) > 1
+    overall = add_tests(summarise(at_shots, baseline, "shots"), at_shots, baseline)
     tests = {row["method"]: row["test"] for row in overall if "test" in row and (row["dataset"] == ALL) == several}
-    sentences = []
-    for row in sorted((row for row in levels(at_shots) if row.dataset == ALL), key=lambda row: -row.mean):
-        over = f"over {row.num_categories} categories" if row.num_categories > 1 else "on one category"
-        sentence = (
-            f"{row.method}: mean image AUROC {row.mean:.3f} "
-            f"(95 % interval {tables.interval_text(row.low, row.high, '')}) {over} at {shots} shots"
-        )
-        if test := tests.get(row.method):
-            interval = tables.interval_text(test["low"], test["high"])
-            sure = f"95 % interval {interval}, Holm p {tables.p_text(test['p_holm'])}"
-            sentence += f"; {test['difference']:+.3f} against {baseline} ({sure})"
-        sentences.append(f"{sentence}.")
-    return sentences
+    found = [level for level in levels(at_shots) if level.dataset == ALL]
+    return [(level, tests.get(level.method)) for level in sorted(found, key=lambda level: -level.mean)]
 
 
-def _figures(done: pd.DataFrame, at_shots: pd.DataFrame, shots: int, looks: dict[str, Look]) -> list[Figure]:
-    """Accuracy against shots, then against costs."""
+def _figures(
+    done: pd.DataFrame, at_shots: pd.DataFrame, ranks: Sequence[RankTable], looks: dict[str, Look]
+) -> list[Figure]:
+    """Accuracy against shots, then against costs, then critical-difference diagrams."""
     found: list[Figure] = []
-    level = levels(done)
+    level, shots = levels(done), int(at_shots["shots"].iloc[0])
     datasets = list(dict.fromkeys(row.dataset for row in level))
     alone = len({row.shots for row in level}) == 1
     draw, against = (figures.at_shots, f"at {shots} shots") if alone else (figures.against_shots, "against shots")
@@ -143,19 +136,13 @@ def _figures(done: pd.DataFrame, at_shots: pd.DataFrame, shots: int, looks: dict
         points = {method: (mean, means[method]) for method, mean in costs.items() if method in means and mean > 0}
         caption = f"Image AUROC against {name} at {shots} shots, {where}. Nothing on the dotted line is beaten in both."
         found.append(Figure(figures.against_cost(points, name, looks), caption))
-    return found
-
-
-def _rank_figures(ranks: Sequence[RankTable], shots: int, looks: dict[str, Look]) -> list[Figure]:
-    return [
-        Figure(
-            figures.critical_difference(table, looks),
+    for table in (table for table in ranks if table["shots"] == shots):
+        caption = (
             f"Critical-difference diagram of {table['metric']} at {shots} shots over {table['num_cells']} categories: "
-            "methods joined by a bar do not differ at the 5 % level (Nemenyi).",
+            "methods joined by a bar do not differ at the 5 % level (Nemenyi)."
         )
-        for table in ranks
-        if table["shots"] == shots
-    ]
+        found.append(Figure(figures.critical_difference(table, looks), caption))
+    return found
 
 
 def _versions(results: Iterable[Result]) -> list[tuple[str, str]]:
@@ -166,10 +153,6 @@ def _versions(results: Iterable[Result]) -> list[tuple[str, str]]:
         for name, value in {**run.versions, "code": commit, "device": run.device or "unknown"}.items():
             found.setdefault(name, {})[value] = None
     return [(name, ", ".join(values)) for name, values in found.items()]
-
-
-def _pretty(settings: dict[str, Any]) -> str:
-    return json.dumps(settings, indent=2, sort_keys=True)
 
 
 def _heading(name: str) -> Markup:
