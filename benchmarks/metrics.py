@@ -33,8 +33,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from anomaly_zoo.measures import PIXEL_METRICS
 from anomaly_zoo.metrics import aupro, detection_metrics
-from anomaly_zoo.metrics.detection import PIXEL_METRICS, _Images, _pixel_metrics
+from anomaly_zoo.metrics.detection import _Images, _pixel_metrics
 
 DEFECTS = ("broken", "scratch", "contamination")
 TOLERANCE = 1e-4  # anomalib sums in float32

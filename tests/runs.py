@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from anomaly_zoo.compare.runs import frame
+from anomaly_zoo.compare.significance import Compared, add_tests
+from anomaly_zoo.compare.summary import By, Summary, summarise
 from anomaly_zoo.results import ImageScore, Result
-from anomaly_zoo.summary import Summary
 
 
 def config(**data: Any) -> dict[str, Any]:
@@ -37,6 +39,17 @@ def trained(method: str, seed: int, kept_step: int, **changes: Any) -> Result:
 def failed(method: str, seed: int, error: str, **changes: Any) -> Result:
     nothing: dict[str, Any] = {"metrics": {}, "timing": {}, "status": "failed", "error": error}
     return run(method, seed, 0.0, **{**nothing, **changes})
+
+
+def summarised(results: Sequence[Result], baseline: str = "frozen", by: By = "category") -> list[Compared]:
+    """The summary with its tests."""
+    runs = frame(results, baseline)
+    return add_tests(summarise(runs, baseline, by), runs, baseline)
+
+
+def comparisons(results: Sequence[Result], by: By = "category") -> list[dict[str, Any]]:
+    """The rows that have a test, and what it says, in one."""
+    return [{**row, **row["test"]} for row in summarised(results, by=by) if "test" in row]
 
 
 def row_of(rows: Sequence[Summary], method: str, category: str = "bottle") -> Summary:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomaly_zoo.results import Result, conflicting_keys, load, load_all, protocol, result_path, save
+from anomaly_zoo.compare.runs import protocol
+from anomaly_zoo.results import Result, conflicting_keys, load, load_all, result_path, save
 
 FAILED = Result(
     dataset="mvtec", category="bottle", method="coft", shots=8, seed=0, backbone="lite0", status="failed", error="boom"

@@ -9,9 +9,9 @@ import pytest
 from anomaly_zoo import run as run_module
 from anomaly_zoo.config import resolve
 from anomaly_zoo.data.support import support_sha256
+from anomaly_zoo.measures import SCORES
 from anomaly_zoo.results import Result, load
 from anomaly_zoo.run import run
-from anomaly_zoo.tracking import SCORES
 
 METRICS = set(SCORES)
 

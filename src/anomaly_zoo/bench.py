@@ -24,8 +24,8 @@ from anomaly_zoo.grid.local import LocalPool, start_importing
 from anomaly_zoo.grid.options import parse
 from anomaly_zoo.grid.progress import Estimate, duration, run_and_show
 from anomaly_zoo.grid.schedule import Schedule, unfinished
+from anomaly_zoo.measures import BASELINE
 from anomaly_zoo.results import Result, load, load_all
-from anomaly_zoo.summary import BASELINE
 from anomaly_zoo.yaml_files import name_in_results
 
 _RESUME = "The same command goes on where this one ended: finished runs are kept.\n"

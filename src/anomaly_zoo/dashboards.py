@@ -11,92 +11,53 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from anomaly_zoo.tracking import COSTS, PROJECT, SCORES
+from anomaly_zoo.measures import COSTS, SCORES
+from anomaly_zoo.tracking import PROJECT
 
-if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Section, Workspace
-else:  # the extra may be missing, and annotations are evaluated
-    Section = Workspace = Any
-
-_SHOWN = ("image_auroc", "aupro", "adapt_s", "ms_per_image")
-_MISSING = "dashboards need wandb-workspaces: pip install 'anomaly_zoo[dashboards]'"
+_PINNED = ("image_auroc", "aupro", "adapt_s", "ms_per_image")
 
 
-def workspace(entity: str, project: str = PROJECT) -> Workspace:
+def workspace(entity: str, project: str = PROJECT) -> Any:
     """The dashboard: scores and costs by method, training curves, image curves, pictures. Nothing is sent.
-
-    Args:
-        entity: the W&B user or team that owns the project.
-        project: the W&B project.
 
     Raises:
         ImportError: the extra `dashboards` is not installed.
     """
     try:
-        import wandb_workspaces.workspaces as ws
-        from wandb_workspaces.expr import Config
+        ws = importlib.import_module("wandb_workspaces.workspaces")
+        wr = importlib.import_module("wandb_workspaces.reports.v2")
+        config = importlib.import_module("wandb_workspaces.expr").Config
     except ImportError as error:
-        raise ImportError(_MISSING) from error
-    pinned = ["run:displayName", *(f"summary:final/{name}" for name in _SHOWN)]
+        raise ImportError("dashboards need wandb-workspaces: pip install 'anomaly_zoo[dashboards]'") from error
+
+    def bars(name: str) -> Any:
+        return wr.BarPlot(
+            title=name, metrics=[wr.SummaryMetric(f"final/{name}")], groupby=wr.Config("method"),
+            groupby_aggfunc="mean", groupby_rangefunc="stddev",
+        )  # fmt: skip
+
+    x, y = wr.SummaryMetric("final/adapt_s"), wr.SummaryMetric("final/image_auroc")
+    over_time = wr.ScatterPlot(title="Score over adaptation time", x=x, y=y, log_x=True)
+    loss = wr.LinePlot(title="Loss", x="trainer/global_step", y=["train/loss"])
+    gallery = wr.MediaBrowser(title="Image, ground truth, anomaly map", media_keys=["test/pictures"], num_columns=2)
     return ws.Workspace(
         entity=entity,
         project=project,
         name="anomaly_zoo: methods side by side",
-        sections=[_scores(), _costs(), _training(), _pictures()],
+        sections=[
+            ws.Section(name="Scores, higher is better", panels=[*map(bars, SCORES), over_time], is_open=True),
+            ws.Section(name="Costs, lower is better", panels=[*map(bars, COSTS)], is_open=False),
+            ws.Section(name="Training", panels=[loss], is_open=False),
+            ws.Section(name="Test images", panels=[gallery], is_open=True),
+        ],
         runset_settings=ws.RunsetSettings(
-            groupby=[Config("dataset"), Config("shots"), Config("method")], pinned_columns=pinned
+            groupby=[config("dataset"), config("shots"), config("method")],
+            pinned_columns=["run:displayName", *(f"summary:final/{name}" for name in _PINNED)],
         ),
         auto_generate_panels=False,
     )
-
-
-def _scores() -> Section:
-    import wandb_workspaces.workspaces as ws
-
-    wr = _reports()
-    over_time = wr.ScatterPlot(
-        title="Score over adaptation time",
-        x=wr.SummaryMetric("final/adapt_s"),
-        y=wr.SummaryMetric("final/image_auroc"),
-        log_x=True,
-    )
-    return ws.Section(name="Scores, higher is better", panels=[*map(_bars, SCORES), over_time], is_open=True)
-
-
-def _costs() -> Section:
-    import wandb_workspaces.workspaces as ws
-
-    return ws.Section(name="Costs, lower is better", panels=[*map(_bars, COSTS)], is_open=False)
-
-
-def _training() -> Section:
-    import wandb_workspaces.workspaces as ws
-
-    wr = _reports()
-    plot = wr.LinePlot(title="Loss", x="trainer/global_step", y=["train/loss"])
-    return ws.Section(name="Training", panels=[plot], is_open=False)
-
-
-def _pictures() -> Section:
-    import wandb_workspaces.workspaces as ws
-
-    wr = _reports()
-    gallery = wr.MediaBrowser(title="Image, ground truth, anomaly map", media_keys=["test/pictures"], num_columns=2)
-    return ws.Section(name="Test images", panels=[gallery], is_open=True)
-
-
-def _bars(name: str) -> Any:
-    wr = _reports()
-    return wr.BarPlot(
-        title=name, metrics=[wr.SummaryMetric(f"final/{name}")], groupby=wr.Config("method"),
-        groupby_aggfunc="mean", groupby_rangefunc="stddev",
-    )  # fmt: skip
-
-
-def _reports() -> Any:
-    return importlib.import_module("wandb_workspaces.reports.v2")  # which declares its names at run time only
 
 
 def offline_runs(store: Path) -> list[Path]:
@@ -138,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return sync(options.results)
         board = workspace(options.entity, options.project)
         if options.command == "save":
-            board.save()  # type: ignore[no-untyped-call]
+            board.save()
         else:
             sys.stdout.write(json.dumps(json.loads(board._to_model().model_dump_json(by_alias=True)), indent=2) + "\n")
     except (ValueError, OSError, ImportError) as error:

@@ -11,41 +11,97 @@ import math
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import MISSING, Field, fields
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from anomaly_zoo.record import SCHEMA_VERSION, ImageScore, Result, Support, result_path
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "ImageScore",
-    "Result",
-    "Support",
-    "conflicting_keys",
-    "load",
-    "load_all",
-    "protocol",
-    "result_path",
-    "save",
-    "unwritable",
-    "write_whole",
-]
-
+SCHEMA_VERSION = 1
 _PATTERN = "*/*/*/shots=*/seed=*.json"
 _REPAIR = "delete the file and run it again, or restore it from a copy"
+
+
+class Support(TypedDict):
+    """The normal images that a method adapted to: their `paths`, and the `sha256` of that list."""
+
+    paths: list[str]
+    sha256: str
+
+
+class ImageScore(TypedDict):
+    """One test image: its `defect` (test sub-folder), whether it is anomalous (`label`), and its image `score`."""
+
+    path: str
+    defect: str
+    label: bool
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Everything that is known about one run. The field names are the JSON's top-level keys."""
+
+    schema: int = SCHEMA_VERSION  # version of this layout
+    dataset: str
+    category: str
+    method: str  # the stem of its file in configs/methods; a variant of it is `coft:no_np`
+    shots: int
+    seed: int  # what the support and every random choice follow from
+    backbone: str
+    status: Literal["ok", "failed"] = "ok"  # after a failure everything measured may be missing
+    error: str | None = None  # last words of a failed run, None otherwise
+    # Scores over the whole test split, and per defect, each against all normal test images (see `measures`)
+    metrics: dict[str, float] = field(default_factory=dict)
+    per_defect: dict[str, dict[str, float]] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)  # metrics that cannot be computed here, and the reason
+    timing: dict[str, float] = field(default_factory=dict)
+    resources: dict[str, int | float] = field(default_factory=dict)
+    # `steps` (updates made), `kept_step` (the step whose weights were kept; 0: those before training) and
+    # `weights_moved` (how far the fine-tuned network moved, relative to its norm); empty without training
+    training: dict[str, float] = field(default_factory=dict)
+    device: str = ""
+    started: str = ""  # ISO 8601 in UTC
+    cell: str = ""  # hash of what decides the numbers (see `grid.cells.identity`); empty if not run by the bench
+    git: dict[str, str | bool] | None = None  # `commit`, and `dirty` if files had changed; None outside a repository
+    versions: dict[str, str] = field(default_factory=dict)  # of packages
+    config: dict[str, Any] = field(default_factory=dict)  # resolved
+    support: Support = field(default_factory=lambda: Support(paths=[], sha256=""))
+    images: list[ImageScore] = field(default_factory=list)
+
+    def path_in(self, store: Path) -> Path:
+        """Where this result lies in `store` (see `result_path`)."""
+        return result_path(store, self.dataset, self.category, self.method, self.shots, self.seed)
+
+
 # Tools outside that write this layout may leave these out.
-_OPTIONAL = frozenset({"per_defect", "undefined", "training", "started", "git", "device", "cell"})
-# They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
-_NOT_PROTOCOL = frozenset(
-    {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size", "cache_mib"}
-)
-# Data options that change nothing while they have this value: results from before they existed share a table.
-_SWITCHED_OFF = {"tile_px": None, "overlap_px": 0}
+_OPTIONAL = {"per_defect", "undefined", "training", "started", "git", "device", "cell"}
+_REQUIRED = {part.name for part in fields(Result)} - _OPTIONAL
+_DECODER = msgspec.json.Decoder(Result)
+_OUTLINE = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def result_path(store: Path, dataset: str, category: str, method: str, shots: int, seed: int) -> Path:
+    """Where the result of a run lies: `<store>/<dataset>/<category>/<method>/shots=8/seed=0.json`.
+
+    Those of the variant `coft:no_np` lie in the folder `coft@no_np`, since Windows allows no colon in names.
+
+    Raises:
+        ValueError: if a name is not the name of one folder, or a number is negative.
+
+    >>> result_path(Path("results"), "mvtec", "bottle", "coft", shots=8, seed=0).as_posix()
+    'results/mvtec/bottle/coft/shots=8/seed=0.json'
+    """
+    if "@" in method:
+        raise ValueError(f"method {method!r} must not contain '@', which stands for ':' in the names of folders")
+    for what, name in {"dataset": dataset, "category": category, "method": method}.items():
+        if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+            raise ValueError(f"{what} {name!r} must be the name of one folder: not '.' or '..', without '/' or '\\'")
+    if shots < 0 or seed < 0:
+        raise ValueError(f"shots and seed must not be negative: shots={shots}, seed={seed}")
+    return Path(store, dataset, category, method.replace(":", "@"), f"shots={shots}", f"seed={seed}.json")
 
 
 def save(result: Result, store: Path) -> Path:
@@ -58,16 +114,15 @@ def save(result: Result, store: Path) -> Path:
         ValueError: if a field holds what JSON cannot (NaN, infinity, an object) or what `load` would refuse.
     """
     path = result.path_in(store)
-    record = {part.name: getattr(result, part.name) for part in fields(result)}
-    problem = next(unwritable(record), None) or _contradiction(result)
+    content = {part.name: getattr(result, part.name) for part in fields(result)}
+    problem = next(unwritable(content), None) or _contradiction(result)
     try:
-        msgspec.convert(record, Result)
+        msgspec.convert(content, Result)
     except msgspec.ValidationError as error:
         problem = problem or str(error)
     if problem:
         raise ValueError(f"cannot save {path}: {problem}; the reason for a metric without a value goes into undefined")
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    write_whole(path, text.encode())
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
@@ -85,11 +140,10 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     with suppress(OSError):  # the new name survives a power cut too, where the system can sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
@@ -107,38 +161,20 @@ def load(path: Path) -> Result:
     """
     content = path.read_bytes()
     try:
-        stored = _DECODER.decode(content)
+        outline = _OUTLINE.decode(content)
+        schema = msgspec.json.decode(outline.get("schema", b"null"))
+        if isinstance(schema, int) and schema > SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo")
+        if lacking := _REQUIRED - outline.keys():
+            raise ValueError(f"{path}: it lacks {', '.join(sorted(lacking))}: {_REPAIR}")
+        result = _DECODER.decode(content)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}: {_REPAIR}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(_why_unreadable(path, content, error)) from error
-    if stored.schema > SCHEMA_VERSION:
-        raise ValueError(_newer(path, stored.schema))
-    result = Result(**{name: getattr(stored, name) for name in _NAMES})
+        raise ValueError(f"{path} is not whole JSON ({error}): {_REPAIR}") from error
     if problem := _contradiction(result):
         raise ValueError(f"{path}: {problem}: {_REPAIR}")
     return result
-
-
-def _why_unreadable(path: Path, content: bytes, error: Exception) -> str:
-    """Looks again at what could not be decoded: a newer layout and a field that is not there have their own words."""
-    try:
-        record = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        schema = msgspec.json.decode(record.get("schema", b"null"))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as other:
-        return _damaged(path, other)
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
-        return _newer(path, schema)
-    if missing := _REQUIRED - record.keys():
-        return f"{path}: it lacks {', '.join(sorted(missing))}: {_REPAIR}"
-    return _damaged(path, error)
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    whole = isinstance(error, msgspec.ValidationError)
-    return f"{path}: {error}: {_REPAIR}" if whole else f"{path} is not whole JSON ({error}): {_REPAIR}"
-
-
-def _newer(path: Path, schema: int) -> str:
-    return f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: upgrade anomaly_zoo"
 
 
 def load_all(store: Path) -> list[Result]:
@@ -149,42 +185,19 @@ def load_all(store: Path) -> list[Result]:
             twice or for the wrong run.
     """
     results = []
-    with _uncollected():
+    collecting = gc.isenabled()
+    gc.disable()  # it would search millions of new objects again and again, and free none
+    try:
         for path in store.glob(_PATTERN):
             result = load(path)
             place = result.path_in(store)
             if path != place:
                 raise ValueError(f"{path} holds the run that belongs in {place}: move or delete it")
             results.append(result)
-    return sorted(results, key=attrgetter("dataset", "category", "method", "shots", "seed"))
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Lets the garbage collector rest: it would search millions of new objects again and again, and free none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
-        if enabled:
+        if collecting:
             gc.enable()
-
-
-def protocol(result: Result) -> dict[str, Any]:
-    """The part of a result's configuration that must be equal for all rows of one table.
-
-    That is the backbone, the data options that can change a score, and the numeric precision, but nothing that belongs
-    to the method.
-    """
-    config = {part: result.config.get(part, {}) for part in ("backbone", "data", "trainer")}
-    data = {
-        name: value
-        for name, value in config["data"].items()
-        if name not in _NOT_PROTOCOL and (name not in _SWITCHED_OFF or value != _SWITCHED_OFF[name])
-    }
-    trainer = {name: value for name, value in config["trainer"].items() if name == "precision"}
-    return {"backbone": config["backbone"], "data": data, "trainer": trainer}
+    return sorted(results, key=attrgetter("dataset", "category", "method", "shots", "seed"))
 
 
 def conflicting_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
@@ -204,32 +217,6 @@ def conflicting_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return keys
 
 
-_NAMES = [part.name for part in fields(Result)]
-_REQUIRED = set(_NAMES) - _OPTIONAL
-
-
-def _decoder() -> msgspec.json.Decoder[Any]:
-    """Reads the fields of `Result`, of which those that may not be missing in a file have no default here."""
-    types = get_type_hints(Result)
-    optional = [(part.name, types[part.name], _default(part)) for part in fields(Result) if part.name in _OPTIONAL]
-    stored = msgspec.defstruct("Stored", [*((name, types[name]) for name in sorted(_REQUIRED)), *optional], gc=False)
-    return msgspec.json.Decoder(stored)
-
-
-def _default(part: Field[Any]) -> Any:
-    return part.default if part.default_factory is MISSING else msgspec.field(default_factory=part.default_factory)
-
-
-_DECODER = _decoder()
-
-
-def _contradiction(result: Result) -> str | None:
-    """What two fields say against each other, None if nothing."""
-    if (result.status == "failed") != (result.error is not None):
-        return f"a run has an error exactly if it failed: status={result.status!r}, error={result.error!r}"
-    return None
-
-
 def unwritable(value: Any, name: str = "") -> Iterator[str]:
     """Says of everything inside `value` that JSON cannot hold where it is and what it is."""
     if isinstance(value, dict):
@@ -242,3 +229,10 @@ def unwritable(value: Any, name: str = "") -> Iterator[str]:
         yield f"{name} is {float(value)}, which is not finite"
     elif not isinstance(value, (str, int, float, type(None))):
         yield f"{name} is a {type(value).__name__}, which JSON cannot hold"
+
+
+def _contradiction(result: Result) -> str | None:
+    """What two fields say against each other, None if nothing."""
+    if (result.status == "failed") != (result.error is not None):
+        return f"a run has an error exactly if it failed: status={result.status!r}, error={result.error!r}"
+    return None

@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from lightning.pytorch.loggers import WandbLogger
 
+from anomaly_zoo.measures import COSTS, SCORES
 from anomaly_zoo.results import ImageScore, Result
 
 PROJECT = "anomaly_zoo"
-SCORES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
-COSTS = ("adapt_s", "test_s", "ms_per_image", "peak_rss_mib", "trainable_params")
 _RUN = ("dataset", "category", "method", "shots", "seed")
 _CONFIG = (*_RUN, "backbone", "config", "versions", "git")
 _FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")

@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 from anomaly_zoo.callbacks import evaluation
 from anomaly_zoo.callbacks.evaluation import EvaluationCallback
 from anomaly_zoo.data.mvtec import MVTecDataModule
+from anomaly_zoo.measures import IMAGE_METRICS, PIXEL_METRICS
 from anomaly_zoo.methods.memory import PatchCore
 from anomaly_zoo.metrics import DetectionMetrics
-from anomaly_zoo.metrics.detection import IMAGE_METRICS, PIXEL_METRICS
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.types import Batch
 from tests.callbacks import two_processes

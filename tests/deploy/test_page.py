@@ -11,8 +11,8 @@ import pytest
 from anomaly_zoo.deploy.adapting import Report, adapt
 from anomaly_zoo.deploy.model_folder import Model, save
 from anomaly_zoo.deploy.products import Products
+from tests.compare.report.test_browser import browser  # noqa: F401 - a fixture
 from tests.deploy.servers import Client, running
-from tests.report.test_browser import browser  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,8 @@ from rich.text import Text
 
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.schedule import Ended, Schedule
+from anomaly_zoo.measures import MAIN_SCORES
 from anomaly_zoo.results import Result
-
-_SCORES = ("image_auroc", "aupro")
-
 
 Key = tuple[str | int, ...]
 
@@ -105,7 +103,7 @@ class _Progress:
             self._failed += 1
             reason = (result.error or "").splitlines()[-1]
             return f"[red]failed:[/] {escape(cell.name)}: {escape(reason)}{where}"
-        scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in _SCORES if key in result.metrics)
+        scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in MAIN_SCORES if key in result.metrics)
         left = self._time_left() if self._schedule.left else None
         count = f"{self._done()}/{self._total}" + (f", {duration(left)} left" if left is not None else "")
         return escape(f"{cell.name}: {scores}{where} [{count}]")

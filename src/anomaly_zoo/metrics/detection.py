@@ -16,11 +16,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from anomaly_zoo.measures import IMAGE_METRICS, PIXEL_METRICS
 from anomaly_zoo.metrics.aupro import region_weights
 from anomaly_zoo.metrics.ranking import Counts, check_pair, to_array, to_arrays
 
-IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1_max")
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupro_005")
 NORMAL = -1
 
 

@@ -1,0 +1,135 @@
+"""Test images, ground truth and the anomaly maps of all methods side by side, worst misses first.
+
+The pictures are those that `callbacks/visualization.py` left beside every result: the same images whatever the method.
+"""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from plotly.colors import sample_colorscale, unlabel_rgb
+from scipy import ndimage
+
+from anomaly_zoo.compare.significance import image_key
+from anomaly_zoo.compare.statistics import placements
+from anomaly_zoo.results import Result
+
+_MAGENTA = (255, 0, 255)
+_QUALITY = 60
+_COLOURS = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", 256)])
+
+
+class Tile(NamedTuple):
+    """What one run left of one image."""
+
+    image: UInt8[np.ndarray, "s s 3"]
+    mask: Bool[np.ndarray, "s s"]
+    anomaly_map: UInt8[np.ndarray, "s s"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image in the gallery. Pictures are data URIs."""
+
+    name: str
+    defect: str  # empty for a normal image
+    image: str
+    truth: str | None  # None where there is nothing to outline
+    maps: list[tuple[str, str | None, float]]  # method, map, share of images of the other kind on the wrong side
+    miss: float  # mean of these shares
+
+
+def read(store: Path, run: Result) -> dict[str, Tile]:
+    """The gallery of a run by `test/<defect>/<file>`; empty where there is none.
+
+    Raises:
+        ValueError: if its files do not belong together.
+    """
+    folder = run.path_in(store).with_suffix("") / "gallery"
+    if not (folder / "index.json").is_file():
+        return {}
+    try:
+        index: dict[str, Any] = json.loads((folder / "index.json").read_bytes())
+        names, size = index["paths"], index["size_px"]
+        sheets = [_sheet(folder / name, size, len(names)) for name in ("images.jpg", "masks.png", "maps.png")]
+    except (ValueError, KeyError, OSError) as error:
+        hint = "delete the folder to leave these pictures out, or run it again"
+        raise ValueError(f"{folder} is damaged ({error}): {hint}") from error
+    tiles = zip(*sheets, strict=True)
+    return {name: Tile(image, mask > 0, heat) for name, (image, mask, heat) in zip(names, tiles, strict=True)}
+
+
+def rows(store: Path, runs: dict[str, Result], num_rows: int) -> list[Row]:
+    """The gallery of one category.
+
+    Args:
+        store: where the pictures lie.
+        runs: method to the run whose maps are shown; all on the same test images.
+        num_rows: the worst misses are kept.
+    """
+    tiles = {method: read(store, run) for method, run in runs.items()}
+    misses = {method: shares(run) for method, run in runs.items()}
+    entries = []
+    for name in {name for found in tiles.values() for name in found}:
+        have = {method: found[name] for method, found in tiles.items() if name in found and name in misses[method]}
+        if have:
+            entries.append((-float(np.mean([misses[method][name] for method in have])), name, have))
+    return [
+        _row(name, have, {method: misses[method].get(name, 0.0) for method in runs}, -miss)
+        for miss, name, have in sorted(entries, key=lambda entry: entry[:2])[:num_rows]
+    ]
+
+
+def shares(run: Result) -> dict[str, float]:
+    """For every image the share of images of the other kind that lie on the wrong side of it: 0 is faultless.
+
+    That is for an anomalous image the normal ones that score at least as high, for a normal image the anomalous ones
+    that score no higher; a tie counts half.
+    """
+    label = np.array([image["label"] for image in run.images], dtype=bool)
+    wrong = 1 - placements(np.array([[image["score"] for image in run.images]], dtype=np.float64), label)
+    found = np.zeros(len(label))
+    if wrong.size:
+        found[label], found[~label] = wrong.mean(axis=1), wrong.mean(axis=0)
+    return dict(zip((image_key(image["path"]) for image in run.images), found.tolist(), strict=True))
+
+
+def _row(name: str, have: dict[str, Tile], shares: dict[str, float], miss: float) -> Row:
+    tile = next(iter(have.values()))
+    kind = name.split("/")[-2]
+    maps = [(method, _uri(heat(have[method])) if method in have else None, share) for method, share in shares.items()]
+    truth = _uri(outlined(tile)) if tile.mask.any() else None
+    return Row(name, "" if kind == "good" else kind, _uri(tile.image), truth, maps, miss)
+
+
+def outlined(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
+    """The image with the border of its ground truth in magenta, two pixels wide."""
+    picture: UInt8[np.ndarray, "s s 3"] = tile.image.copy()
+    picture[tile.mask & ~ndimage.binary_erosion(tile.mask, np.ones((5, 5)), border_value=1)] = _MAGENTA
+    return picture
+
+
+def heat(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
+    """The anomaly map in colour over the image in grey."""
+    grey = tile.image.mean(axis=2, keepdims=True)
+    return np.asarray(0.3 * grey + 0.7 * _COLOURS[tile.anomaly_map], dtype=np.uint8)
+
+
+def _sheet(file: Path, size: int, count: int) -> np.ndarray:
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture)
+    if pixels.shape[:2] != (size * count, size):
+        raise ValueError(f"{file.name} is {pixels.shape[1]} x {pixels.shape[0]}, not {count} tiles of {size} px")
+    return np.asarray(pixels.reshape(count, size, size, *pixels.shape[2:]))
+
+
+def _uri(pixels: UInt8[np.ndarray, "s s 3"]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,165 @@
+"""Gathers what the report says and renders it: numbers from the results, pictures from beside them, one template."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from anomaly_zoo import __version__
+from anomaly_zoo.compare import tables
+from anomaly_zoo.compare.report import figures
+from anomaly_zoo.compare.report.categories import categories
+from anomaly_zoo.compare.report.figures import Figure, Look
+from anomaly_zoo.compare.significance import Comparison, Level, RankTable, add_tests, levels, rankings
+from anomaly_zoo.compare.summary import ALL, AVERAGE, summarise
+from anomaly_zoo.measures import BASELINE, LABELS, SHOWN, is_cost
+from anomaly_zoo.results import Result, write_whole
+
+
+def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE) -> None:
+    """Writes the report.
+
+    Args:
+        runs: the table of `runs.frame`; of one protocol.
+        file: what to write; its folder is made when needed.
+        store: where the results lie, with the pictures beside them.
+        baseline: what gains refer to.
+
+    Raises:
+        ValueError: the results are of several protocols, or none succeeded, or pictures are damaged.
+    """
+    done = runs[runs["n"] == 1]
+    if done.empty:
+        raise ValueError("no run succeeded, so there is nothing to report; `--format table` lists the errors")
+    protocols = [{"protocol": json.loads(text)} for text in sorted(done["protocol"].unique())]
+    if len(protocols) > 1:
+        which = "; ".join(note.partition(": ")[2] for note in tables.protocol_notes(protocols).values())
+        raise ValueError(
+            f"these runs are of {len(protocols)} protocols, which must not share a report: {which}. "
+            "Choose one with --protocol KEY=VALUE."
+        )
+    environment = Environment(
+        loader=PackageLoader("anomaly_zoo.compare.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": tables.number, "p": tables.p_text, "heading": _heading}
+    content = _content(done, store, baseline)
+    page = environment.get_template("page.html.j2").render(
+        baseline=baseline,
+        num_runs=len(done),
+        num_failed=len(runs) - len(done),
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        protocol=json.dumps(protocols[0]["protocol"], indent=2),
+        is_cost=is_cost,
+        interval=tables.interval_text,
+        version=__version__,
+        style=_text("page.css"),
+        script=_text("page.js"),
+        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        **content,
+    )
+    write_whole(file, page.encode())
+
+
+def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
+    """What follows from the runs, all of which succeeded."""
+    looks, shots = figures.looks(list(done["method"].unique())), main_shots(done)
+    at_shots = done[done["shots"] == shots]
+    rows, ranks = add_tests(summarise(done, baseline), done, baseline), rankings(done, baseline)
+    pretty = partial(json.dumps, indent=2, sort_keys=True)
+    cells = defaultdict(list)
+    for row in rows:
+        cells[row["dataset"], row["category"], row["shots"]].append(row)
+    return {
+        "methods": [(method, look.colour) for method, look in looks.items()],
+        "shots": shots,
+        "best_first": _best_first(at_shots, baseline),
+        "rows": rows,
+        "kept_step_0": tables.kept_step_0(row for row in rows if row["category"] != AVERAGE),
+        "metrics": [name for name in SHOWN if any(name in row["metrics"] for row in rows)],
+        "place": lambda row, name: tables.place(row, cells[row["dataset"], row["category"], row["shots"]], name),
+        "figures": _figures(done, at_shots, ranks, looks),
+        "ranks": ranks,
+        "categories": categories(at_shots, store, looks),
+        "published": next(tables.published(done["dataset"]), None),
+        "settings": sorted({(run.method, pretty(run.config.get("model", {}))) for run in done["result"]}),
+        "versions": _versions(done["result"]),
+        "support": sorted({(r.dataset, r.category, r.shots, r.seed, r.support["sha256"][:16]) for r in done["result"]}),
+    }
+
+
+def main_shots(runs: pd.DataFrame) -> int:
+    """The number of shots with the most runs; the highest of equals."""
+    return int(runs["shots"].mode().max())
+
+
+def _best_first(at_shots: pd.DataFrame, baseline: str) -> list[tuple[Level, Comparison | None]]:
+    """The level of every method over all categories, and its test there."""
+    several = len(at_shots.groupby(["dataset", "category"])) > 1
+    overall = add_tests(summarise(at_shots, baseline, "shots"), at_shots, baseline)
+    tests = {row["method"]: row["test"] for row in overall if "test" in row and (row["dataset"] == ALL) == several}
+    found = [level for level in levels(at_shots) if level.dataset == ALL]
+    return [(level, tests.get(level.method)) for level in sorted(found, key=lambda level: -level.mean)]
+
+
+def _figures(
+    done: pd.DataFrame, at_shots: pd.DataFrame, ranks: Sequence[RankTable], looks: dict[str, Look]
+) -> list[Figure]:
+    """Accuracy against shots, then against costs, then critical-difference diagrams."""
+    found: list[Figure] = []
+    level, shots = levels(done), int(at_shots["shots"].iloc[0])
+    datasets = list(dict.fromkeys(row.dataset for row in level))
+    alone = len({row.shots for row in level}) == 1
+    draw, against = (figures.at_shots, f"at {shots} shots") if alone else (figures.against_shots, "against shots")
+    for dataset in [ALL, *datasets[:-1]] if len(datasets) > 2 else datasets[:1]:
+        rows = [row for row in level if row.dataset == dataset]
+        count = rows[0].num_categories
+        over = "one category" if count == 1 else f"mean over {count} categories"
+        caption = f"Image AUROC {against}, {dataset}, {over}. Intervals: 95 %, bootstrap over test images."
+        found.append(Figure(draw(rows, looks), caption))
+    last = {row["method"]: row for row in summarise(at_shots, by="dataset")}  # the widest average comes last
+    where = next(iter(last.values()))["dataset"]
+    means = {row.method: row.mean for row in levels(at_shots) if row.dataset == ALL}
+    for cost, name in LABELS.items():
+        costs = {method: row["metrics"][cost]["mean"] for method, row in last.items() if cost in row["metrics"]}
+        points = {method: (mean, means[method]) for method, mean in costs.items() if method in means and mean > 0}
+        caption = f"Image AUROC against {name} at {shots} shots, {where}. Nothing on the dotted line is beaten in both."
+        found.append(Figure(figures.against_cost(points, name, looks), caption))
+    for table in (table for table in ranks if table["shots"] == shots):
+        caption = (
+            f"Critical-difference diagram of {table['metric']} at {shots} shots over {table['num_cells']} categories: "
+            "methods joined by a bar do not differ at the 5 % level (Nemenyi)."
+        )
+        found.append(Figure(figures.critical_difference(table, looks), caption))
+    return found
+
+
+def _versions(results: Iterable[Result]) -> list[tuple[str, str]]:
+    """What the runs were made with; several values where they differ."""
+    found: dict[str, dict[str, None]] = {}
+    for run in results:
+        commit = f"{run.git['commit']}{' with changes' if run.git['dirty'] else ''}" if run.git else "unknown"
+        for name, value in {**run.versions, "code": commit, "device": run.device or "unknown"}.items():
+            found.setdefault(name, {})[value] = None
+    return [(name, ", ".join(values)) for name, values in found.items()]
+
+
+def _heading(name: str) -> Markup:
+    """A long name may go on in the next line after its last underscore."""
+    head, underscore, tail = name.rpartition("_") if len(name) > 8 else ("", "", name)
+    return Markup("{}{}<wbr>{}").format(head, underscore, tail)
+
+
+def _text(name: str) -> Markup:
+    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704

@@ -1,0 +1,69 @@
+"""The table that all else is made from: one row per run. Runs of different protocols never share a row of a summary."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from anomaly_zoo.measures import BASELINE
+from anomaly_zoo.results import Result
+
+# What says which cell of a comparison a row belongs to. An average over categories and a single defect are cells too.
+CELL = ["protocol", "dataset", "shots", "category", "defect", "num_categories", "method"]
+COUNTS = ["n", "failed", "trained", "kept_step_0"]
+COLUMNS = [*CELL, "seed", *COUNTS, "undefined", "result"]
+# They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
+_NOT_PROTOCOL = {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size", "cache_mib"}
+# Data options that change nothing while they have this value: results from before they existed share a table.
+_SWITCHED_OFF = {"tile_px": None, "overlap_px": 0}
+
+
+def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
+    """One row per run, those of the baseline first: the columns `COLUMNS`, then one for every score and cost.
+
+    `protocol` is JSON. Its `support` is `shared`, or the start of the hash of the support list where a run adapted to
+    other images than the baseline (without it: the first method) did with the same seed.
+
+    Raises:
+        ValueError: if two results are of the same run.
+    """
+    supports: dict[tuple[str, str, int, int], str] = {}
+    rows = []
+    for result in sorted(results, key=lambda result: (result.method != baseline, result.method)):
+        ok, sha256 = result.status == "ok", result.support["sha256"]
+        draw = (result.dataset, result.category, result.shots, result.seed)
+        shared = not ok or supports.setdefault(draw, sha256) == sha256
+        shown = {**protocol(result), "support": "shared" if shared else sha256[:12]}
+        trained = result.training.get("steps", 0) > 0
+        counts = (ok, not ok, trained, trained and result.training.get("kept_step") == 0)
+        cell = (json.dumps(shown, sort_keys=True), *draw[:1], result.shots, result.category, "", 1, result.method)
+        run = (*cell, result.seed, *map(int, counts), result.undefined, result)
+        values = {**result.metrics, **result.timing, **result.resources} if ok else {}
+        rows.append({**dict(zip(COLUMNS, run, strict=True)), **values})
+    runs: pd.DataFrame = pd.DataFrame(rows, columns=None if rows else COLUMNS)
+    for result in runs.loc[runs.duplicated([*CELL[1:], "seed"]), "result"]:
+        name = f"{result.dataset} {result.category} {result.method} shots={result.shots} seed={result.seed}"
+        raise ValueError(f"two results are of one run: {name}; delete or move one of them")
+    return runs
+
+
+def measured(runs: pd.DataFrame) -> list[str]:
+    """The columns with a score or a cost."""
+    return [name for name in runs.columns if name not in COLUMNS]
+
+
+def protocol(result: Result) -> dict[str, Any]:
+    """The part of a result's configuration that must be equal for all rows of one table.
+
+    That is the backbone, the data options that can change a score, and the numeric precision, but nothing that belongs
+    to the method.
+    """
+    config = {part: result.config.get(part, {}) for part in ("backbone", "data", "trainer")}
+    data = {
+        name: value
+        for name, value in config["data"].items()
+        if name not in _NOT_PROTOCOL and (name not in _SWITCHED_OFF or value != _SWITCHED_OFF[name])
+    }
+    trainer = {name: value for name, value in config["trainer"].items() if name == "precision"}
+    return {"backbone": config["backbone"], "data": data, "trainer": trainer}

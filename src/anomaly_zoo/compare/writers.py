@@ -1,0 +1,135 @@
+"""Tables as people want them: terminal, Markdown, LaTeX; and the numbers at full precision: CSV, JSON."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from anomaly_zoo.compare.significance import Compared
+from anomaly_zoo.compare.tables import Cell, Table
+
+_STYLES = {None: "", 1: "bold", 2: "underline"}
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "—": "---",
+        "·": r"$\cdot$",
+        "<": r"$<$",
+        ">": r"$>$",
+    }
+)
+_CELL = ["dataset", "category", "defect", "num_categories", "shots", "method"]
+_STATISTIC = ["mean", "std", "n"]
+_TESTS = ["difference", "low", "high", "p_delong", "p_holm", "images"]
+_RUNS = ["runs", "failed", "trained", "kept_step_0"]
+_CSV = [
+    *_CELL,
+    *_RUNS,
+    "metric",
+    *_STATISTIC,
+    *(f"gain_{name}" for name in _STATISTIC),
+    *_TESTS,
+    "undefined",
+    "protocol",
+]
+
+
+def terminal(tables: Iterable[Table], legend: Iterable[Cell]) -> None:
+    """Prints every table, as wide as the terminal is, and the lines of the legend below."""
+    console = Console(highlight=False)
+    for table in tables:
+        if table.note:
+            console.print(Text(f"{table.note}\n", "bold red"))
+        console.print(Text(table.title, "bold"))
+        drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0) if console.width >= 100 else 0)
+        for name, heading in zip(table.columns, _headings(table.columns), strict=True):
+            left = name in (table.columns[0], "source")
+            drawn.add_column(Text(heading), justify="left" if left else "right", overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(Text(cell.text, "dim" if cell.faint else _STYLES[cell.place]) for cell in row))
+        console.print(drawn, *(Text(line, "dim") for line in table.below), "", sep="\n")
+    for cell in legend:
+        console.print(Text(cell.text, "dim" if cell.faint else "bold red" if cell.place else ""))
+
+
+def _headings(names: Sequence[str]) -> list[str]:
+    """Long names in two lines; then short ones stand in the lower."""
+    parts = [name.rpartition("_") if len(name) > 11 else ("", "", name) for name in names]
+    tall = any(head for head, *_ in parts)
+    return [f"{head}_\n{tail}" if head else f"\n{tail}" if tall else tail for head, _, tail in parts]
+
+
+def markdown(tables: Iterable[Table]) -> str:
+    """GitHub's Markdown: the best in bold, the second best underlined."""
+    marks = {None: "{}", 1: "**{}**", 2: "<u>{}</u>"}
+    parts = []
+    for table in tables:
+        rule = [":--", *["--:"] * (len(table.columns) - 1)]
+        rows = [[*map(_escape, table.columns)], rule, *_marked(table, marks, _escape)]
+        text = [f"### {_escape(table.title)}", "", *(f"| {' | '.join(row)} |" for row in rows)]
+        below = [line for text in table.below for line in ("", _escape(text))]
+        parts += [f"## {_escape(table.note)}"] if table.note else []
+        parts.append("\n".join([*text, *below]))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(tables: Iterable[Table]) -> str:
+    r"""Tables for a paper; needs `\usepackage{booktabs}`. The best in bold, the second best underlined."""
+    marks = {None: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+    parts = [r"% needs \usepackage{booktabs}" + "\n"]
+    for table in tables:
+        rows = pd.DataFrame(_marked(table, marks, _tex), columns=[*map(_tex, table.columns)])
+        drawn = rows.style.hide(axis="index").to_latex(
+            column_format=f"l{'r' * (len(table.columns) - 1)}",
+            position_float="centering",
+            hrules=True,
+            caption=_tex((f"{table.note}. " if table.note else "") + table.title),
+        )
+        below = "".join(rf"\par{{\footnotesize {_tex(text)}}}" + "\n" for text in table.below)
+        parts.append(drawn.replace(r"\end{table}", below + r"\end{table}"))
+    return "\n".join(parts)
+
+
+def as_json(rows: Sequence[Any], metrics: Sequence[str] = ()) -> str:
+    """The rows at full precision."""
+    shown = []
+    for row in rows:
+        parts = {part: {name: row[part][name] for name in metrics if name in row[part]} for part in ("metrics", "gain")}
+        shown.append({**row, **parts} if metrics else row)
+    return json.dumps(shown, indent=2) + "\n"
+
+
+def as_csv(rows: Sequence[Compared], metrics: Sequence[str] = ()) -> str:
+    """One line per method, cell and metric, at full precision; the columns of the test are filled for image_auroc."""
+    names = metrics or sorted({name for row in rows for name in (*row["metrics"], *row["undefined"])})
+    shown = []
+    for row, name in product(rows, names):
+        line: dict[str, Any] = {**row, "runs": row["n"], "metric": name, "undefined": row["undefined"].get(name, "")}
+        line |= row.get("test", {}) if name == "image_auroc" else {}
+        line |= {"n": None, "protocol": json.dumps(row["protocol"], sort_keys=True), **row["metrics"].get(name, {})}
+        shown.append(line | {f"gain_{key}": value for key, value in row["gain"].get(name, {}).items()})
+    return str(pd.DataFrame(shown, columns=_CSV, dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def _marked(table: Table, marks: dict[int | None, str], escape: Callable[[str], str]) -> list[list[str]]:
+    return [[marks[cell.place].format(escape(cell.text.strip())) for cell in row] for row in table.rows]
+
+
+def _escape(text: str) -> str:
+    for sign in "\\|*_<`":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _tex(text: str) -> str:
+    return text.translate(_LATEX)
