@@ -94,7 +94,7 @@ def start(root: Path, *more: str) -> "subprocess.Popen[str]":
 
 
 def wait_for(path: Path) -> int:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not path.exists() or not path.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -109,7 +109,7 @@ def is_alive(pid: int) -> bool:
 
 
 def assert_ends(pid: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while is_alive(pid):
         assert time.monotonic() < deadline, "a worker outlives its driver"
         time.sleep(0.05)
@@ -131,7 +131,7 @@ def test_a_driver_that_ends_leaves_nothing_running_and_is_resumed(
         os.killpg(driver.pid, sent)  # Ctrl-C reaches the workers too
     else:
         driver.send_signal(sent)
-    _, said = driver.communicate(timeout=30)
+    _, said = driver.communicate(timeout=120)
     assert driver.returncode == code
     assert said == (f"{says}The same command goes on where this one ended: finished runs are kept.\n" if says else "")
     assert_ends(worker)
@@ -146,7 +146,7 @@ def test_a_driver_that_ends_leaves_nothing_running_and_is_resumed(
 
 def test_two_benches_at_once_share_the_cells(root: Path) -> None:
     both = [start(root, "--seeds", "0", "1", "2", workers) for workers in ("--retries=0", "--retries=1")]
-    said = [bench.communicate(timeout=200) for bench in both]
+    said = [bench.communicate(timeout=900) for bench in both]
     assert [bench.returncode for bench in both] == [0, 0], said
     ran = [
         line for out, _ in said for line in out.splitlines() if line.startswith("faulty ") and "shots=2 seed" in line
