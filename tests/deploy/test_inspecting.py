@@ -59,7 +59,7 @@ def watch(
             happen()
         return happen is None
 
-    paths = watch_folder(folder, {known}, is_whole, should_stop, interval_s=0, patience_s=patience_s)
+    paths = watch_folder(folder, {known}, is_whole, should_stop, interval_s=0.0, patience_s=patience_s)
     return [(path.name, is_whole(path)) for path in paths]
 
 
@@ -88,7 +88,7 @@ def test_twenty_files_in_a_row_each_once(tmp_path: Path) -> None:
 def test_a_file_that_stays_damaged_is_reported_after_a_while(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(write_image(tmp_path / ".source.png", PIXELS).read_bytes()[:500])
     assert watch(tmp_path, [look] * 5) == []
-    assert watch(tmp_path, [look] * 5, patience_s=0) == [("cut.png", False)]
+    assert watch(tmp_path, [look] * 5, patience_s=0.0) == [("cut.png", False)]
 
 
 def test_a_file_written_anew_is_a_new_image(tmp_path: Path) -> None:
