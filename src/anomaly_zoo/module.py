@@ -21,8 +21,7 @@ from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
 Orientations = Literal["found", "square"]
 
-VIEWS_OF_ONE = 8
-"""Views of a single support image, since there is no other image to hold out."""
+VIEWS_OF_ONE = 8  # of a single support image, since there is no other image to hold out
 
 
 class AnomalyModule(Rebuildable):
@@ -35,7 +34,7 @@ class AnomalyModule(Rebuildable):
 
     Args:
         backbone: the pre-trained network, already loaded; it stays frozen, and a method tunes a copy.
-        steps: optimizer updates; 0 for a training-free method. A smaller `Trainer(max_steps=...)` wins.
+        steps: optimizer updates; 0 for none. A smaller `Trainer(max_steps=...)` wins.
         learning_rate: of Adam, over all trainable parameters.
         memory: whether the distance to a memory of the support's patches counts beside the method's own distances.
         max_patches: of every stage that a memory keeps.
@@ -45,8 +44,7 @@ class AnomalyModule(Rebuildable):
 
     Attributes:
         held_out_scores: image scores of support images (of a single one, its views), by fits that did not see them.
-        held_out_peaks: the largest values of their anomaly maps.
-        held_out_level: the mean value of their anomaly maps.
+        held_out_peaks: the largest values of their anomaly maps; `held_out_level` is the mean of all values.
 
     Raises:
         ValueError: a number out of range.
@@ -107,18 +105,11 @@ class AnomalyModule(Rebuildable):
         raise NotImplementedError(f"{type(self).__name__} has no training step: construct it with steps=0.")
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
-        """Feature maps, from which `distances` and the memory measure: here those of the frozen backbone.
-
-        A method with features of its own puts them behind `memory_features`.
-        """
-        stages: Stages = self.backbone(image)
-        return stages
+        """Feature maps to measure from: the frozen backbone's, or a method's own ones behind `memory_features`."""
+        return self.backbone(image)  # type: ignore[no-any-return]
 
     def fit(self, features: Stages) -> None:
-        """Runs without gradients on the features of normal images: fit memories, Gaussians, or nothing.
-
-        It is called once for each part of the support that is held out, with the others, and in the end with all.
-        """
+        """Fits memories, Gaussians, or nothing: without each held-out part of the support, and in the end to all."""
 
     @abstractmethod
     def distances(self, features: Stages) -> Distances:
@@ -127,19 +118,15 @@ class AnomalyModule(Rebuildable):
     # What a method may use
 
     def memory_features(self, trunk: Stages) -> Stages:
-        """The frozen backbone's feature maps if there is a memory, which compares the first ones; else nothing.
-
-        Args:
-            trunk: what `backbone.trunk` sees in the images.
-        """
+        """The frozen backbone's feature maps, from its trunk's, if there is a memory to compare them; else nothing."""
         return self.backbone.tail(trunk[-1]) if self.memory is not None else []
 
     def training_record(self) -> dict[str, float]:
         """What the training did: steps made, the step that was kept, the relative norm by which weights moved."""
         if not self.steps:
             return {}
-        steps, kept_step, weights_moved = (float(x) for x in (self.steps_made, self.kept_step, self.weights_moved))
-        return {"steps": steps, "kept_step": kept_step, "weights_moved": weights_moved}
+        made = {"steps": self.steps_made, "kept_step": self.kept_step, "weights_moved": self.weights_moved}
+        return {name: float(value) for name, value in made.items()}
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Prediction:
         """Scores images in [0, 1]; the score of one never depends on the others."""
@@ -185,7 +172,7 @@ class AnomalyModule(Rebuildable):
         self.is_fitted.fill_(True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override] # a NamedTuple
-        """The prediction; a callback computes every metric from it."""
+        """The prediction, from which a callback computes the metrics."""
         if not self.is_fitted:
             raise RuntimeError(
                 f"This {type(self).__name__} is not adapted yet: fit it, or load a checkpoint saved after `fit` ended."
@@ -222,12 +209,10 @@ class AnomalyModule(Rebuildable):
             groups.append(self._groups([stage[first] for stage in features], memory))
         joined = [Distances.join(parts) for parts in zip(*groups, strict=True)]
         self.scorer.fit(joined)
-        self._keep_held_out(self.scorer(joined, tuple(support.image.shape[2:])), num_scored, datamodule.tiling)
         self.fit([stage[fitted] for stage in features])
-
-    def _keep_held_out(self, prediction: Prediction, num_images: int, tiling: Tiling | None) -> None:
-        anomaly_map = tiling.stitch(prediction.anomaly_map) if tiling else prediction.anomaly_map
-        self.held_out_scores = prediction.image_score.view(num_images, -1).amax(dim=1)
+        anomaly_map, image_score = self.scorer(joined, tuple(support.image.shape[2:]))
+        anomaly_map = datamodule.tiling.stitch(anomaly_map) if datamodule.tiling else anomaly_map
+        self.held_out_scores = image_score.view(num_scored, -1).amax(dim=1)
         self.held_out_peaks = anomaly_map.flatten(1).amax(dim=1)
         self.held_out_level = anomaly_map.mean()
 
@@ -236,8 +221,6 @@ class AnomalyModule(Rebuildable):
         groups = [self.distances(features)]
         groups += [memory(features[: self.num_stages])] if memory is not None else []
         return [group for group in groups if group.all()]
-
-    # The support
 
     @property
     def num_views(self) -> int:

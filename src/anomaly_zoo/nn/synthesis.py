@@ -1,8 +1,7 @@
 """Synthetic negatives: normal images with a defect painted in, and the mask of that defect.
 
 All families share the signature and the promises of `cut_paste`. Their random numbers come from the given CPU generator
-alone and never depend on pixels: the same state and batch shape give the same result bit for bit, every device gets the
-same defects, and no image sees another one. Positions are uniform, so a defect may also lie beside the object.
+alone and never depend on pixels: the same state and batch shape give the same bits, and no image sees another one.
 
 Sources: CutPaste (Li et al., CVPR 2021, section 2.1), DRAEM (Zavrtanik et al., ICCV 2021, section 3.1) and Perlin
 ("Improving Noise", SIGGRAPH 2002). Ours: `blob`, `jigsaw`, textures without external data, grey images that stay grey,
@@ -130,28 +129,18 @@ FAMILIES = {
 
 
 def check_families(families: Sequence[str]) -> None:
-    """Refuses names that are not in `FAMILIES`.
-
-    Raises:
-        ValueError: no family, or an unknown one.
-    """
+    """Raises a ValueError for no family, and for one that is not in `FAMILIES`."""
     if not families or not set(families) <= set(FAMILIES):
         raise ValueError(f"families {list(families)}: choose one or more of {', '.join(FAMILIES)}.")
 
 
 def synthesize(image: Images, generator: Generator, families: Sequence[str] = tuple(FAMILIES)) -> Negatives:
-    """Makes one synthetic negative of every image, each by a family drawn at random.
+    """Makes one synthetic negative of every image, as `cut_paste` does, each by a family drawn at random.
 
     Args:
         image: as for `cut_paste`.
         generator: as for `cut_paste`.
         families: names in `FAMILIES`; one that is repeated is drawn more often.
-
-    Returns:
-        The negatives and their masks, as `cut_paste` describes them.
-
-    Raises:
-        ValueError: no family, an unknown one, or an image that is too small.
 
     Example:
         >>> image, generator = torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0)
