@@ -121,15 +121,15 @@ def test_only_methods_of_the_package_are_constructed(folder: Path, name: str) ->
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"schema": 1}, "was written by an earlier version (schema 1): write the folder anew with `fit --output`."),
-        ({"schema": 3}, "has schema 3, this version reads 2: upgrade"),
+        ({"schema": 2}, "was written by an earlier version (schema 2): write the folder anew with `fit --output`."),
+        ({"schema": 4}, "has schema 4, this version reads 3: upgrade"),
         ({"image_size": "64"}, "does not hold the fields"),
         ({"image_size": 0}, "image_size=0"),
         ({"extra": 1}, "does not hold the fields"),
         ({"backbone": {"name": "resnet18", "stages": [1], "weights": "evil.pth"}}, "evil.pth"),
         ({"backbone": {"name": "resnet18", "stages": [1, 2]}}, "does not fit this version"),
         ({"init_args": {"command": "true"}}, "does not fit this version"),
-        ({"calibration": {}}, "does not hold the fields of schema 2 (Object missing required field `false_alarm_rate`"),
+        ({"calibration": {}}, "does not hold the fields of schema 3 (Object missing required field `false_alarm_rate`"),
         ({"tiling": {"image_size": 64, "tile_px": 65}}, "tile_px is 65"),
     ],
 )

@@ -33,7 +33,7 @@ from anomaly_zoo.results import unwritable
 
 TENSORS = "tensors.safetensors"
 RECORD = "model.json"
-SCHEMA = 2
+SCHEMA = 3
 MAX_RECORD_BYTES = 2**24
 _CLASS = re.compile(r"anomaly_zoo\.methods\.[a-z_][a-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 _AGAIN = "write the folder anew with `fit --output`"
