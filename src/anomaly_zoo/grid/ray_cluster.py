@@ -97,13 +97,14 @@ def _run(cell: Cell, threads: int, folder: str) -> tuple[Result, dict[str, bytes
     use_threads(threads)
     with tempfile.TemporaryDirectory(prefix="anomaly_zoo_") as scratch:
         here = replace(cell, store=Path(scratch))
-        try:
-            os.chdir(folder)  # paths of data and weights may be relative
-        except OSError as error:
-            node = platform.node()
-            return fail(here, f"{folder} is missing on {node} ({error}): start the bench on a shared disk"), {}
         with logged(here.log_path):
-            result = execute(here)
+            try:
+                os.chdir(folder)  # paths of data and weights may be relative
+            except OSError as error:
+                what = f"{folder} is missing on {platform.node()} ({error})"
+                result = fail(here, f"{what}: start the bench on a shared disk")
+            else:
+                result = execute(here)
         files = [path for path in here.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         return result, {path.relative_to(here.folder).as_posix(): path.read_bytes() for path in files}
 
