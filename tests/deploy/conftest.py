@@ -50,6 +50,14 @@ def images(test_images: list[Path]) -> list[np.ndarray]:
     return [read_image(path) for path in test_images]
 
 
+def inspections(*outputs: np.ndarray) -> list[Inspection]:
+    """What a graph says of a batch, in the order of `OUTPUTS`."""
+    return [
+        Inspection(float(score), float(p), float(conformal), bool(is_anomalous), anomaly_map)
+        for score, anomaly_map, p, conformal, is_anomalous in zip(*outputs, strict=True)
+    ]
+
+
 def agree(found: list[Inspection], expected: list[Inspection], rel: float = 1e-4) -> None:
     """Scores up to rounding, maps relative to their largest value, and the same decisions."""
     for one, other in zip(found, expected, strict=True):

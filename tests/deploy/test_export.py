@@ -14,12 +14,12 @@ import pytest
 
 from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.export import OPSET, export_onnx, quantise
-from anomaly_zoo.deploy.inspecting import INPUT, OUTPUTS, Inspection
+from anomaly_zoo.deploy.inspecting import INPUT, OUTPUTS
 from anomaly_zoo.deploy.model_folder import Model
 from anomaly_zoo.deploy.runtime import OnnxInspector, decode
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from tests.conftest import write_image
-from tests.deploy.conftest import METHODS, agree
+from tests.deploy.conftest import METHODS, agree, inspections
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +94,7 @@ def test_openvino_reads_the_same_file(patchcore: Path, model: Model, images: lis
     openvino = pytest.importorskip("openvino")
     compiled = openvino.Core().compile_model(str(patchcore), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     outputs = [compiled({INPUT: image[None]}) for image in images]
-    found = [Inspection(**{name: output[name][0] for name in OUTPUTS}) for output in outputs]
+    found = inspections(*(np.concatenate([output[name] for output in outputs]) for name in OUTPUTS))
     agree(found, TorchInspector(model).inspect(images), rel=1e-3)
 
 

@@ -6,20 +6,18 @@ import pytest
 import torch
 
 from anomaly_zoo.deploy.graph import InspectionGraph, replace_blocks
-from anomaly_zoo.deploy.inspecting import OUTPUTS, Inspection
+from anomaly_zoo.deploy.inspecting import Inspection
 from anomaly_zoo.deploy.model_folder import Model
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.memory import PatchMemory
-from tests.deploy.conftest import METHODS, agree
+from tests.deploy.conftest import METHODS, agree, inspections
 
 
 def inspect(model: Model, images: list[np.ndarray]) -> list[Inspection]:
     """By the graph, in torch."""
     with torch.no_grad():
-        found = InspectionGraph(model)(torch.from_numpy(np.stack(images)))
-    named = dict(zip(OUTPUTS, (values.numpy() for values in found), strict=True))
-    return [Inspection(**{name: values[number] for name, values in named.items()}) for number in range(len(images))]
+        return inspections(*(values.numpy() for values in InspectionGraph(model)(torch.from_numpy(np.stack(images)))))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -60,7 +58,7 @@ def test_gaussians_keep_their_distances() -> None:
 def test_a_threshold_between_two_scores_decides(model: Model, images: list[np.ndarray]) -> None:
     score = inspect(model, images[:1])[0].image_score
     for threshold, decision in ((score * 0.999, True), (score * 1.001, False)):
-        changed = replace(model, calibration=replace(model.calibration, threshold=float(threshold)))
+        changed = replace(model, calibration=replace(model.calibration, threshold=threshold))
         assert inspect(changed, images[:1])[0].is_anomalous == decision
 
 
