@@ -80,7 +80,8 @@ class CommandLine(AnomalyCLI):
         predictions = self.trainer.predict(model, **kwargs)
         assert predictions is not None
         scores = [score for prediction in predictions for score in prediction.image_score.tolist()]  # type: ignore[union-attr]
-        paths = [path for batch in self.datamodule.predict_dataloader() for path in batch.path]
+        loader: Any = self.datamodule.predict_dataloader()
+        paths = [loader.dataset.paths[index] for index in loader.sampler]
         path = self._folder / PREDICTIONS
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "image_score"), *zip(paths, scores, strict=True)])

@@ -14,7 +14,7 @@ CELL = ["protocol", "dataset", "shots", "category", "defect", "num_categories", 
 COUNTS = ["n", "failed", "trained", "kept_step_0"]
 COLUMNS = [*CELL, "seed", *COUNTS, "undefined", "result"]
 # They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
-_NOT_PROTOCOL = {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size", "cache_mib"}
+_NOT_PROTOCOL = {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size"}
 # Data options that change nothing while they have this value: results from before they existed share a table.
 _SWITCHED_OFF = {"tile_px": None, "overlap_px": 0}
 

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from torch.utils.data import Dataset
 
-from anomaly_zoo.data.cache import ImageCache
 from anomaly_zoo.data.image_files import image_files, subfolders
 from anomaly_zoo.data.images import read_image, read_mask
 from anomaly_zoo.data.regions import Regions, paint_outside
@@ -30,7 +29,7 @@ class MVTecDataset(Dataset[Sample]):
         ValueError: the category has ground truth, but not for every anomalous image.
     """
 
-    def __init__(self, root: Path, category: str, image_size: int, cache_mib: int = 0) -> None:
+    def __init__(self, root: Path, category: str, image_size: int) -> None:
         folder = category_folder(root, category)
         self.image_size = image_size
         by_defect = {path.name: image_files(path) for path in subfolders(folder / "test")}
@@ -46,22 +45,11 @@ class MVTecDataset(Dataset[Sample]):
             for path, label in zip(self.paths, self.labels, strict=True)
         ]
         self.regions = Regions(folder)
-        self.cache = ImageCache(len(self.paths), image_size, cache_mib)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        kept = self.cache.get(index)
-        if kept is None:
-            kept = self._read(index)
-            self.cache.put(index, *kept)
-        image, mask, region = kept
-        path, label = str(self.paths[index]), self.labels[index]
-        return Sample(image[None], mask[None], label, path, region[None] if self.regions.exist else None)
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image, mask and region from their files, resized."""
         path, mask_path, size = self.paths[index], self.mask_paths[index], self.image_size
         image, region = read_with_region(path, self.regions)
         mask = np.zeros((size, size), dtype=bool)
@@ -73,8 +61,8 @@ class MVTecDataset(Dataset[Sample]):
                     f"{image.shape[1]}x{image.shape[0]}: save the mask in the size of the image"
                 )
             mask = resize_mask(truth, size)
-        counts = np.ones((size, size), dtype=bool) if region is None else resize_mask(region, size)
-        return resize(image, size), mask, counts
+        counts = None if region is None else resize_mask(region, size)[None]
+        return Sample(resize(image, size)[None], mask[None], self.labels[index], str(path), counts)
 
 
 def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:

@@ -32,7 +32,7 @@ from anomaly_zoo.types import Batch
 TRAIN_BATCHES = 1000
 """Training batches of one epoch, in each process. The budget is counted in steps, so an epoch has no meaning."""
 
-_SMALLEST = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1, "num_workers": 0, "cache_mib": 0}
+_SMALLEST = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1, "num_workers": 0}
 
 
 class MVTecDataModule(L.LightningDataModule):
@@ -51,7 +51,6 @@ class MVTecDataModule(L.LightningDataModule):
         num_workers: processes that read and augment images; what they yield does not depend on their number.
         tile_px: side of the tiles into which every image is cut; each is an image to the method. None cuts nothing.
         overlap_px: what neighbouring tiles share at least.
-        cache_mib: memory in MiB for decoded test images; 0 reads them anew each time.
 
     Attributes:
         support_files: the support in its order; empty before `setup`.
@@ -74,7 +73,6 @@ class MVTecDataModule(L.LightningDataModule):
         num_workers: int = 0,
         tile_px: int | None = None,
         overlap_px: int = 0,
-        cache_mib: int = 64,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -89,7 +87,6 @@ class MVTecDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.tile_px = tile_px
         self.overlap_px = overlap_px
-        self.cache_mib = cache_mib
         self.support_files: list[Path] = []
         self.defects: list[str] = []
         self.has_masks = False
@@ -115,7 +112,7 @@ class MVTecDataModule(L.LightningDataModule):
             elif self.overlap_px:
                 raise ValueError(f"overlap_px is {self.overlap_px}, but tile_px is not set: set it, or leave both out")
             self.support_files = support_paths(self.root, self.dataset, self.category, self.shots, self.seed)
-            test_set = MVTecDataset(self.root, self.category, self.image_size, self.cache_mib)
+            test_set = MVTecDataset(self.root, self.category, self.image_size)
             self.defects, self.has_masks, self._test_set = test_set.defects, test_set.has_masks, test_set
         if stage in ("test", "predict"):
             self._test_images()
@@ -158,15 +155,12 @@ class MVTecDataModule(L.LightningDataModule):
         num_processes = self.trainer.world_size if self.trainer is not None else 1
         samples = TrainingSet(images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes)
         # Lightning's own choice of sampler shuffles again, so that a batch could hold an image twice
-        return self._loader(samples, self.batch_size, DistributedSampler, self.num_workers)
+        return self._loader(samples, self.batch_size, DistributedSampler)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Returns the test split, sorted by defect and file name, every image once over all processes."""
         # Lightning's own choice evens out the processes by repeating images, which falsifies the metrics
-        dataset = self._test_images()
-        # What lies in memory already is faster to hand over than to send between processes
-        num_workers = 0 if dataset.cache.num_kept == len(dataset) else self.num_workers
-        return self._loader(dataset, self.test_batch_size, UnrepeatedDistributedSampler, num_workers)
+        return self._loader(self._test_images(), self.test_batch_size, UnrepeatedDistributedSampler)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Returns the same batches as `test_dataloader`."""
@@ -202,7 +196,6 @@ class MVTecDataModule(L.LightningDataModule):
         dataset: Dataset[Sample],
         batch_size: int,
         distributed_sampler: type[DistributedSampler[Sample]],
-        num_workers: int,
     ) -> DataLoader[Sample]:
         trainer = self.trainer
         sampler = None
@@ -212,7 +205,7 @@ class MVTecDataModule(L.LightningDataModule):
             dataset,
             batch_size=batch_size,  # by keyword, since Lightning builds the loader anew for predicting
             sampler=sampler,
-            num_workers=num_workers,
+            num_workers=self.num_workers,
             collate_fn=collate,
             worker_init_fn=_one_thread,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
