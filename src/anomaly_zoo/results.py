@@ -8,16 +8,15 @@ logs) lies beside it in the folder `seed=0/`, which readers never open.
 import gc
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import msgspec
+
+from anomaly_zoo.files import write_whole
 
 SCHEMA_VERSION = 1
 _PATTERN = "*/*/*/shots=*/seed=*.json"
@@ -124,33 +123,6 @@ def save(result: Result, store: Path) -> Path:
         raise ValueError(f"cannot save {path}: {problem}; the reason for a metric without a value goes into undefined")
     write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return path
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is the earlier one or the new one, whenever the machine stops; makes its folder.
-
-    Raises:
-        OSError: with the name of the file, if it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
-    with suppress(OSError):  # the new name survives a power cut too, where the system can sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def load(path: Path) -> Result:

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from anomaly_zoo.files import write_whole
 from anomaly_zoo.measures import BASELINE, SHOWN
-from anomaly_zoo.results import Result, conflicting_keys, load_all, write_whole
+from anomaly_zoo.results import Result, conflicting_keys, load_all
 from anomaly_zoo.yaml_files import expand, name_in_results
 
 if TYPE_CHECKING:

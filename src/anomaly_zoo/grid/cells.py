@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from anomaly_zoo.results import Result, conflicting_keys, result_path, write_whole
+from anomaly_zoo.files import write_whole
+from anomaly_zoo.results import Result, conflicting_keys, result_path
 from anomaly_zoo.yaml_files import BASE, find_method, name_in_results
 
 Config = dict[str, Any]

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anomaly_zoo.files import write_whole
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.grid.engine import Outcome
-from anomaly_zoo.results import Result, save, write_whole
+from anomaly_zoo.results import Result, save
 
 _ANSWER_S = 5.0
 

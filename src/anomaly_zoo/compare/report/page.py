@@ -20,8 +20,9 @@ from anomaly_zoo.compare.report.categories import categories
 from anomaly_zoo.compare.report.figures import Figure, Look
 from anomaly_zoo.compare.significance import Comparison, Level, RankTable, add_tests, levels, rankings
 from anomaly_zoo.compare.summary import ALL, AVERAGE, summarise
+from anomaly_zoo.files import write_whole
 from anomaly_zoo.measures import BASELINE, LABELS, SHOWN, is_cost
-from anomaly_zoo.results import Result, write_whole
+from anomaly_zoo.results import Result
 
 
 def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE) -> None:
