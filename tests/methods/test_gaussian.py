@@ -30,7 +30,7 @@ WITH_HEAD = "tf_efficientnet_lite0"
 
 
 def levels(module: GaussianAD, image: Tensor) -> list[Tensor]:
-    early = module.backbone.trunk(image) if module.backbone.early else []
+    early = module.backbone.trunk(image) if module.backbone.trunk_layers else []
     return [*early, *tuned(module, image)]
 
 

@@ -50,7 +50,7 @@ def test_parameters_after_the_last_stage_are_left_out(name: str) -> None:
     whole = timm.create_model(name, pretrained=False).state_dict().keys()
     kept = {key for key in whole if not key.startswith(needless)}
     assert len(kept) < len(whole)
-    parts = [part for part in (backbone.early, backbone.tail) if part]
+    parts = [part for part in (backbone.trunk_layers, backbone.tail) if part]
     assert {key for part in parts for key in part.model.state_dict()} == kept
     assert sum(len(part.model.state_dict()) for part in parts) == len(kept)
     with torch.inference_mode():
@@ -201,9 +201,9 @@ def test_the_trunk_are_the_layers_before_the_first_stage(
     name: str, first: int, early: list[str], trained: list[str]
 ) -> None:
     backbone = Backbone(name, [first, 3 if "convnext" in name else 4], weights="none")
-    assert backbone.early is not None
-    assert backbone.early.stages == list(range(first))
-    for part, names in ((backbone.early, early), (backbone.tail, trained)):
+    assert backbone.trunk_layers is not None
+    assert backbone.trunk_layers.stages == list(range(first))
+    for part, names in ((backbone.trunk_layers, early), (backbone.tail, trained)):
         found = {name for name in early + trained for key in part.model.state_dict() if key.startswith(f"{name}.")}
         assert found == set(names)
     tail = backbone.trainable_tail()
@@ -224,7 +224,7 @@ def test_frozen_layers_are_folded_while_others_train(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnetv2_50", "swin_tiny_patch4_window7_224"])
 def test_layers_that_do_not_come_one_after_the_other_are_not_parted(name: str) -> None:
     backbone = Backbone(name, [2], weights="none")
-    assert backbone.early is None
+    assert backbone.trunk_layers is None
     with torch.no_grad():
         (x,) = backbone.trunk(images(224, 224, count=1))
     torch.testing.assert_close(x, (images(224, 224, count=1) - backbone.mean) / backbone.std)
@@ -254,8 +254,8 @@ def test_all_levels_go_from_the_stem_to_the_head(
 ) -> None:
     backbone = Backbone(name, stages, weights)
     tail = backbone.trainable_tail(all_levels=True)
-    num_early = len(backbone.early.stages) if backbone.early else 0
-    assert (backbone.early.num_channels if backbone.early else []) + tail.num_channels == num_channels
+    num_early = len(backbone.trunk_layers.stages) if backbone.trunk_layers else 0
+    assert (backbone.trunk_layers.num_channels if backbone.trunk_layers else []) + tail.num_channels == num_channels
     assert tail.stages == list(range(num_early, len(num_channels)))
     for grad in (False, True):  # folded, and as they are trained
         with torch.set_grad_enabled(grad):

@@ -35,8 +35,8 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def layers(backbone: Backbone) -> dict[str, Tensor]:
-    assert backbone.early is not None
-    return {**backbone.early.model.state_dict(), **backbone.tail.model.state_dict()}
+    assert backbone.trunk_layers is not None
+    return {**backbone.trunk_layers.model.state_dict(), **backbone.tail.model.state_dict()}
 
 
 def classify(network: Any, photo: np.ndarray) -> int:

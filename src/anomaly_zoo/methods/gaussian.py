@@ -65,7 +65,7 @@ class GaussianAD(AnomalyModule):
         self.check_every = check_every
 
         self.network = backbone.trainable_tail(all_levels=True)
-        self.num_early = len(backbone.early.stages) if backbone.early else 0
+        self.num_early = len(backbone.trunk_layers.stages) if backbone.trunk_layers else 0
         self.fine_stages = backbone.stages[:NUM_FINE_STAGES]
         identity = covariance == "identity"
         levels = nn.ModuleList(Gaussian(identity) for _ in range(self.num_early + len(self.network.stages)))

@@ -61,9 +61,6 @@ class AUPRO(Metric):
         fpr_limit: upper end of the integral over the false-positive rate, in (0, 1].
         kwargs: passed on to `torchmetrics.Metric`.
 
-    Raises:
-        ValueError: If ``fpr_limit`` is out of range.
-
     Example:
         >>> import torch
         >>> metric = AUPRO(fpr_limit=1.0)

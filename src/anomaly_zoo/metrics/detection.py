@@ -1,8 +1,7 @@
 """All metrics of the protocol at once: for a whole test split, and for each of its defects.
 
-The pixels of a test split are by far the largest input of any metric, so the five pixel metrics share one sort of them.
-A defect's subset is all normal images and the images of that defect. Metrics that are not defined are left out, with
-the reason; they are never reported as 0.
+The five pixel metrics share one sort of the pixels. A defect's subset is all normal images and the images of that
+defect. Metrics that are not defined are left out, with the reason; they are never reported as 0.
 """
 
 from collections.abc import Sequence
@@ -51,18 +50,14 @@ def detection_metrics(
     (a small defect can vanish when a mask is resized), all pixels of those images count as normal.
 
     Args:
-        anomaly_map: one score per pixel; higher is more anomalous; finite, without any further range.
-        image_score: one score per image, likewise.
+        anomaly_map: higher is more anomalous; finite, without any further range.
+        image_score: likewise.
         mask: True where a pixel is anomalous; all False for a normal image.
         label: True for an anomalous image.
         defect: name of the defect of every image; ignored where the image is normal.
 
-    Returns:
-        The metrics that are defined, and why the others are not.
-
     Raises:
-        ValueError: If shapes or types do not fit, a normal image has anomalous pixels, or a score that a defined
-            metric needs is not finite.
+        ValueError: shapes or types do not fit, a normal image has anomalous pixels, or a score is not finite.
 
     Example:
         >>> import torch
@@ -90,21 +85,12 @@ class DetectionMetrics(Metric):
     """Every metric of the protocol over all images seen, for all images and per defect; see `detection_metrics`.
 
     Args:
-        defects: names of the defects that may occur. Between processes only tensors travel, so that a name is sent as
-            its position in this list: it must be the same in all of them, and each must get at least one batch.
+        defects: names of the defects that may occur, the same list in all processes of a distributed run, of which each
+            must get at least one batch.
         kwargs: passed on to `torchmetrics.Metric`.
 
     Raises:
-        ValueError: If a name occurs twice.
-
-    Example:
-        >>> import torch
-        >>> metric = DetectionMetrics(defects=["hole"])
-        >>> anomaly_map = torch.tensor([[[1.0, 2.0]], [[3.0, 9.0]]])
-        >>> mask = torch.tensor([[[False, False]], [[False, True]]])
-        >>> metric.update(anomaly_map, anomaly_map.amax((1, 2)), mask, torch.tensor([False, True]), ["", "hole"])
-        >>> metric.compute().metrics["pixel_auroc"]
-        1.0
+        ValueError: a name occurs twice.
     """
 
     is_differentiable = False
@@ -132,11 +118,7 @@ class DetectionMetrics(Metric):
         label: Bool[Tensor, " b"],
         defect: Sequence[str],
     ) -> None:
-        """Add a batch; the arguments are those of `detection_metrics`.
-
-        Raises:
-            ValueError: If shapes or types do not fit, a normal image has anomalous pixels, or a defect is unknown.
-        """
+        """Adds a batch; the arguments and errors are those of `detection_metrics`, or a defect that is unknown."""
         _check(anomaly_map, image_score, mask, label, defect)
         self.defect.append(_positions(label, defect, self.defects))
         self.anomaly_map.append(anomaly_map.detach())

@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         name: the timm name.
         stages: the indices of the feature maps, as timm counts them.
         num_channels: channels of every stage.
-        early: the layers of the trunk; none of a ViT, and where layers do not come one after the other.
+        trunk_layers: the layers of the trunk; none of a ViT, and where layers do not come one after the other.
         tail: the other layers.
 
     Args:
@@ -130,7 +130,7 @@ class Backbone(nn.Module):
         self._weights = weights
         self._prune(model)
         self.num_channels = [channels[stage] for stage in self.stages]
-        self.early, self.tail = _split(Layers(model, self.stages, self.num_channels, in_channels=3), channels)
+        self.trunk_layers, self.tail = _split(Layers(model, self.stages, self.num_channels, in_channels=3), channels)
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
 
@@ -159,11 +159,11 @@ class Backbone(nn.Module):
         if all_levels:
             last = self.stages[-1]
             with_head = self._has_head and last == len(self.tail.model.feature_info) - 1
-            levels = range(len(self.early.stages) if self.early else 0, last + 1 + with_head)
+            levels = range(len(self.trunk_layers.stages) if self.trunk_layers else 0, last + 1 + with_head)
             tail = Backbone(self.name, levels, self._weights).to(self.mean.device).tail
             tail.load_state_dict(self.tail.state_dict(), strict=not with_head)
         tail.requires_grad_(True)
-        if self.early is None:
+        if self.trunk_layers is None:
             tail.freeze_before(self.stages[0])
         return tail
 
@@ -183,7 +183,7 @@ class Backbone(nn.Module):
             size = [max(1, round(side / self._patch)) * self._patch for side in image.shape[-2:]]
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
         normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.early(normalised) if self.early else [normalised]
+        return self.trunk_layers(normalised) if self.trunk_layers else [normalised]
 
 
 @torch.no_grad()
