@@ -1,6 +1,6 @@
 """What flows through the package: a `Batch` into a method, a `Prediction` out of it.
 
-Axis legend, used in every shape annotation:
+Axis legend of shape annotations; other letters are told where they stand:
 
     b  images of a batch        h w  height and width in pixels of the (resized) image
     n  images, or samples       c    channels of a feature map
