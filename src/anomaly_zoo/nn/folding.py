@@ -1,4 +1,6 @@
-"""Batch normalisation folded into the convolutions before it: the same features up to rounding, in 4/5 of the time.
+"""Batch normalisation folded into the convolutions before it: the same features up to rounding, in 2/3 of the time.
+
+16 images of 256 px, EfficientNet-Lite0, one thread: .37 s before, .24 s folded (.29 s without `_SamePadded`).
 
 For passes without gradients: training moves the two apart in another way than their product.
 """
