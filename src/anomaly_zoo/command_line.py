@@ -54,6 +54,10 @@ class CommandLine(AnomalyCLI):
             output = Path(self.config.fit.output)
             save_model(make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate), output)
             self._say(f"Inspect images: `predict --model {output} FOLDER --output out`")
+            if self.model.steps:
+                self._say(
+                    "Its threshold may be too low: the network was trained on the images that set it (docs/deploy.md)."
+                )
 
     def before_test(self) -> None:
         """Asks for the adapted module."""
