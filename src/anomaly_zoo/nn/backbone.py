@@ -27,15 +27,13 @@ class Layers(nn.Module):
     Attributes:
         stages: the indices of the feature maps, as timm counts them.
         num_channels: channels of every stage.
-        in_channels: of what `forward` takes.
     """
 
-    def __init__(self, model: Any, stages: list[int], num_channels: list[int], in_channels: int) -> None:
+    def __init__(self, model: Any, stages: list[int], num_channels: list[int]) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.stages = stages
         self.num_channels = num_channels
-        self.in_channels = in_channels
         self._folded = Folded()
         self.eval()
 
@@ -104,7 +102,6 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
-    in_channels = 3
 
     def __init__(
         self, name: str = "tf_efficientnet_lite0", stages: Sequence[int] | None = None, weights: str = "auto"
@@ -130,7 +127,7 @@ class Backbone(nn.Module):
         self._weights = weights
         self._prune(model)
         self.num_channels = [channels[stage] for stage in self.stages]
-        self.trunk_layers, self.tail = _split(Layers(model, self.stages, self.num_channels, in_channels=3), channels)
+        self.trunk_layers, self.tail = _split(Layers(model, self.stages, self.num_channels), channels)
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
 
@@ -207,8 +204,8 @@ def _split(whole: Layers, channels: list[int]) -> tuple[Layers | None, Layers]:
     for number, (name, module) in reversed(list(enumerate(modules))):  # what is inside of others first
         if number + sum(1 for _ in module.modules()) - 1 <= end:
             rest.set_submodule(name, nn.Identity())
-    early = Layers(trunk, list(range(first)), channels[:first], in_channels=3)
-    tail = Layers(rest, whole.stages, whole.num_channels, channels[first - 1])
+    early = Layers(trunk, list(range(first)), channels[:first])
+    tail = Layers(rest, whole.stages, whole.num_channels)
     image = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
     try:
         same = agree(whole.features(model, image), tail.features(rest, early.features(trunk, image)[-1]))
