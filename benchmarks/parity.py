@@ -52,7 +52,7 @@ def rows(method: str, root: Path, category: str, shots: int) -> Iterator[list[st
     with quiet():
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         model = make_model(cli.model, cli.datamodule)
-    tests = MVTecDataset(root, category, model.image_size)
+    tests = MVTecDataset(root, category, model.image_shape)
     masks = torch.from_numpy(np.concatenate([tests[number].mask for number in range(len(tests))]))
     reference = run(TorchInspector(model).inspect, tests.paths)
     for path, inspect in paths_of(model):

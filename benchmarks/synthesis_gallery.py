@@ -35,7 +35,7 @@ def main() -> None:
     folders = sorted(args.root.rglob("train/good"))
     if not folders:
         parser.error(f"no <category>/train/good below {args.root}")
-    pixels = [resize(read_image(image_files(folder)[0]), args.size) for folder in folders]
+    pixels = [resize(read_image(image_files(folder)[0]), (args.size, args.size)) for folder in folders]
     image = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
 
     rows = []

@@ -24,7 +24,7 @@ class Witness(AnomalyModule):
     """Writes down which images every fit sees, and which are scored after it; images are told by their mean."""
 
     def __init__(self, backbone: Backbone, support_views: int = 1) -> None:
-        super().__init__(backbone, memory=False, support_views=support_views, orientations="square")
+        super().__init__(backbone, memory=False, support_views=support_views, orientations="symmetries")
         self.folds: list[tuple[set[float], set[float]]] = []
 
     def features(self, image: Tensor) -> Stages:
@@ -122,7 +122,7 @@ def test_an_image_of_tiles_counts_as_one(tiny_root: Path) -> None:
     assert len(module.held_out_scores) == len(module.held_out_peaks) == 2
     for number in range(2):
         tiles = scored_without(module, data, number, num_tiles=4)
-        peak = Tiling(96, 64).stitch(tiles.anomaly_map).max().item()
+        peak = Tiling((96, 96), 64).stitch(tiles.anomaly_map).max().item()
         assert module.held_out_scores[number].item() == pytest.approx(tiles.image_score.max().item(), rel=1e-5)
         assert module.held_out_peaks[number].item() == pytest.approx(peak, rel=1e-5)
 

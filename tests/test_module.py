@@ -13,7 +13,6 @@ from anomaly_zoo.data import mvtec
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.orientation import NUM_ORIENTATIONS
 from anomaly_zoo.nn.scoring import peak, to_image
 from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
@@ -136,13 +135,13 @@ def test_the_network_is_on_its_device_before_the_support_is_drawn(tiny_root: Pat
         def teardown(self) -> None:
             """Nothing: what is on "meta" cannot come back."""
 
-    module = toy(Looking, orientations="square")
+    module = toy(Looking, orientations="symmetries")
     with pytest.raises(AssertionError, match=r"^\{'meta'\}$"):
         trainer(tmp_path, strategy=Elsewhere(torch.device("meta"))).fit(module, datamodule=data(tiny_root))
 
 
 def test_the_method_gets_the_whole_support_in_its_views(tiny_root: Path, tmp_path: Path) -> None:
-    module = toy(support_views=3, orientations="square")
+    module = toy(support_views=3, orientations="symmetries")
     trainer(tmp_path).fit(module, datamodule=data(tiny_root))
     expected = data(tiny_root).support(views=3)
     (support,) = module.supports
@@ -219,7 +218,7 @@ def test_views_are_in_the_orientations_that_the_support_tells(
 
     monkeypatch.setattr("anomaly_zoo.module.find_orientations", told)
     module = fitted(tiny_root, tmp_path, support_views=3)
-    assert asked == [(4, NUM_ORIENTATIONS)]
+    assert asked == [(4, 16)]
     expected = data(tiny_root).support(num_views, found)
     (support,) = module.supports
     assert torch.equal(support.image, expected.image)

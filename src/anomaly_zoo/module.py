@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from anomaly_zoo.checkpoints import Rebuildable
 from anomaly_zoo.nn.backbone import Backbone, stages_of
 from anomaly_zoo.nn.memory import PatchMemory
-from anomaly_zoo.nn.orientation import NUM_ASKED, NUM_ORIENTATIONS, NUM_SYMMETRIES, find_orientations
-from anomaly_zoo.nn.scoring import Pooling, Scorer
+from anomaly_zoo.nn.orientation import NUM_ASKED, find_orientations
+from anomaly_zoo.nn.scoring import Pooling, Scorer, as_if_new
 from anomaly_zoo.nn.tiling import Tiling, predict_tiles, within_region
-from anomaly_zoo.nn.validation import held_out_parts
+from anomaly_zoo.nn.validation import held_out_parts, kept_out
 from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
-Orientations = Literal["found", "square"]
+Orientations = Literal["found", "symmetries"]
 
 VIEWS_OF_ONE = 8  # of a single support image, since there is no other image to hold out
 
@@ -40,9 +40,10 @@ class AnomalyModule(Rebuildable):
         max_patches: of every stage that a memory keeps.
         support_views: views of every support image that is fitted to: the image as it is, and mildly augmented ones,
             one for each orientation at least.
-        orientations: of the views: `found` in the support (`nn/orientation.py`), or the symmetries of the `square`.
+        orientations: of the views: `found` in the support (`nn/orientation.py`), or all `symmetries` of the shape.
 
     Attributes:
+        kept_out: files of the support that the training may not see; units and thresholds need images that are new.
         held_out_scores: image scores of support images (of a single one, its views), by fits that did not see them.
         held_out_peaks: the largest values of their anomaly maps; `held_out_level` is the mean of all values.
 
@@ -54,6 +55,8 @@ class AnomalyModule(Rebuildable):
     num_raw_stages = 2
     """The finest stages whose patches the memory compares as they are, too; their length shows faint defects."""
     coreset = False
+    trains_on_batches = True
+    """Whether training looks at its batches; a method that chooses among the support's views itself does not."""
 
     is_fitted: Tensor
     found_orientations: Tensor
@@ -88,8 +91,9 @@ class AnomalyModule(Rebuildable):
         patches = PatchMemory(self.num_stages, self.num_raw_stages, max_patches, self.coreset)
         self.memory = patches if memory else None
         self.scorer = Scorer(self.pooling)
+        self.kept_out: list[str] = []
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        self.register_buffer("found_orientations", torch.arange(min(support_views, NUM_SYMMETRIES)))
+        self.register_buffer("found_orientations", torch.zeros(1, dtype=torch.long))
         for name in ("held_out_scores", "held_out_peaks", "held_out_level"):
             self.register_buffer(name, torch.empty(0))
         for name, value in (("is_fitted", False), ("steps_made", 0), ("kept_step", -1), ("weights_moved", 0.0)):
@@ -145,9 +149,10 @@ class AnomalyModule(Rebuildable):
         if stage == "fit":
             self.kept_step.fill_(-1)
             self.to(self.device)  # Lightning moves the network after this hook, and `prepare` needs it before
-            if self.orientations == "found" and self.support_views > 1:
-                self._find_orientations()
-            self.prepare(self._support())
+            self.found_orientations = torch.tensor(self._orientations(), device=self.device)
+            self.kept_out = kept_out([str(path) for path in self._datamodule().support_files]) if self.steps else []
+            self._datamodule().train_on_others(self.kept_out, self.trains_on_batches)
+            self.prepare(self._support(self.num_views, self.found_orientations.tolist()))
             if self.steps:
                 self._before = self._tuned()
 
@@ -192,29 +197,30 @@ class AnomalyModule(Rebuildable):
         datamodule = self._datamodule()
         num_images = len(datamodule.support_files)
         num_views = max(self.num_views, VIEWS_OF_ONE if num_images == 1 else 1)
-        orientations = self.found_orientations.tolist() if num_images > 1 else range(NUM_SYMMETRIES)
-        support = self._support(num_views, orientations)
+        support = self._support(num_views, self.found_orientations.tolist() if num_images > 1 else None)
         number = torch.arange(len(support.path)).view(num_images, -1, num_views)  # image, tile, view
         features = stages_of(self.features, support.image)
         fitted = number[:, :, : self.num_views].flatten()
         if self.memory is not None:
             images = self.memory.fit([stage[fitted] for stage in features[: self.num_stages]])
-        groups, num_scored = [], 0
+        groups, scored = [], []
         for held_out in held_out_parts(number):
             rest = fitted[~torch.isin(fitted, held_out)]
             self.fit([stage[rest] for stage in features])
             memory = self.memory.without(torch.isin(fitted, held_out), images) if self.memory is not None else None
             first = held_out[:, :, 0].flatten()
-            num_scored += len(held_out)
+            scored += [support.path[index] for index in first]
             groups.append(self._groups([stage[first] for stage in features], memory))
         joined = [Distances.join(parts) for parts in zip(*groups, strict=True)]
-        self.scorer.fit(joined)
+        is_new = torch.tensor([path in self.kept_out for path in scored]) | (not self.kept_out)
+        self.scorer.fit([group.of(is_new) for group in joined])
         self.fit([stage[fitted] for stage in features])
         anomaly_map, image_score = self.scorer(joined, tuple(support.image.shape[2:]))
         anomaly_map = datamodule.tiling.stitch(anomaly_map) if datamodule.tiling else anomaly_map
-        self.held_out_scores = image_score.view(num_scored, -1).amax(dim=1)
-        self.held_out_peaks = anomaly_map.flatten(1).amax(dim=1)
-        self.held_out_level = anomaly_map.mean()
+        is_new = is_new.view(len(anomaly_map), -1)[:, 0]
+        self.held_out_scores = as_if_new(image_score.view(len(anomaly_map), -1).amax(dim=1), is_new)
+        self.held_out_peaks = as_if_new(anomaly_map.flatten(1).amax(dim=1), is_new)
+        self.held_out_level = anomaly_map[is_new].mean()
 
     def _groups(self, features: Stages, memory: PatchMemory | None) -> list[Distances]:
         """The method's own distances and the memory's, those that there are."""
@@ -227,15 +233,17 @@ class AnomalyModule(Rebuildable):
         """How many views of every support image are fitted to."""
         return max(self.support_views, len(self.found_orientations))
 
-    def _find_orientations(self) -> None:
-        asked = self._datamodule().support(NUM_ORIENTATIONS, range(NUM_ORIENTATIONS), max_images=NUM_ASKED)
-        image = torch.unflatten(asked.image.to(self.device), 0, (-1, NUM_ORIENTATIONS))
-        found = find_orientations(self.backbone, image, asked.path[::NUM_ORIENTATIONS])
-        self.found_orientations = torch.tensor(found, device=self.device)
+    def _orientations(self) -> list[int]:
+        """Those that are found in the support, or the symmetries of its shape."""
+        possible: list[int] = self._datamodule().orientations
+        if self.orientations == "symmetries" or self.support_views == 1:
+            return possible[: min(self.support_views, len(possible) // 2)]
+        asked = self._datamodule().support(len(possible), possible, max_images=NUM_ASKED)
+        image = torch.unflatten(asked.image.to(self.device), 0, (-1, len(possible)))
+        return [possible[index] for index in find_orientations(self.backbone, image, asked.path[:: len(possible)])]
 
-    def _support(self, num_views: int | None = None, orientations: Any = None) -> Batch:
-        views, turns = num_views or self.num_views, orientations or self.found_orientations.tolist()
-        image, mask, label, path, _ = self._datamodule().support(views, turns)
+    def _support(self, num_views: int, orientations: list[int] | None) -> Batch:
+        image, mask, label, path, _ = self._datamodule().support(num_views, orientations)
         return Batch(image.to(self.device), mask.to(self.device), label.to(self.device), path)
 
     def _datamodule(self) -> Any:

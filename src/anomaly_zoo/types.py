@@ -25,14 +25,15 @@ class Batch(NamedTuple):
 
     Attributes:
         image: RGB in [0, 1]; the backbone normalises, so that data never depends on a model.
-        mask: True where a pixel is anomalous; all False for normal images and where no ground truth exists.
+        mask: True where a pixel is anomalous, in the size in which maps are evaluated; all False for normal images and
+            where no ground truth exists.
         label: True for an anomalous image.
         path: the file of every image; its parent folder names the defect in the test split.
         region: True where scores count; None where they count everywhere.
     """
 
     image: Float[Tensor, "b 3 h w"]
-    mask: Bool[Tensor, "b h w"]
+    mask: Bool[Tensor, "b _ _"]
     label: Bool[Tensor, " b"]
     path: list[str]
     region: Bool[Tensor, "b h w"] | None = None
@@ -56,6 +57,10 @@ class Distances(NamedTuple):
         """The distances of several batches as those of one."""
         kinds = (zip(*kind, strict=True) for kind in zip(*parts, strict=True))
         return cls(*([torch.cat(distance) for distance in kind] for kind in kinds))
+
+    def of(self, images: Bool[Tensor, " b"]) -> "Distances":
+        """The distances of some of the images."""
+        return Distances(*([distance[images.to(distance.device)] for distance in kind] for kind in self))
 
     def all(self) -> list[Tensor]:
         """Every distance, in one list."""

@@ -44,7 +44,7 @@ def test_prepare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "make bench METHOD=frozen SHOTS=4 ROOT=datasets/ksdd2" in shown
     assert main(["prepare", "ksdd2", "--max-test", "1"]) == 0
     assert "Please cite" not in capsys.readouterr().out  # printed once
-    assert sum(MVTecDataset(Path("datasets/ksdd2"), "surface", 8).labels) == 1
+    assert sum(MVTecDataset(Path("datasets/ksdd2"), "surface", (8, 8)).labels) == 1
     assert main(["list"]) == 0
     assert "prepared in datasets/ksdd2" in capsys.readouterr().out
     assert main(["check", "ksdd2"]) == 0

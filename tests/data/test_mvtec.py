@@ -65,7 +65,7 @@ def test_support_views(tiny_root: Path) -> None:
     assert not augmented.label.any()
     assert not augmented.mask.any()
     for file, image in zip(data.support_files, plain.image, strict=True):
-        np.testing.assert_array_equal((image * 255).round().byte().permute(1, 2, 0), resize(read_image(file), 32))
+        np.testing.assert_array_equal((image * 255).round().byte().permute(1, 2, 0), resize(read_image(file), (32, 32)))
     assert len({view.numpy().tobytes() for view in augmented.image}) == 12
     assert_equal(augmented, module(tiny_root).support(views=3))
     more = module(tiny_root, shots=6).support(views=3)

@@ -119,7 +119,7 @@ def test_mistakes_are_named(root: Path) -> None:
         Regions(category)
     (category / "region.json").unlink()
     write_image(category / "region" / "test" / "large" / "000.png", np.ones((9, 9), np.uint8))
-    dataset = MVTecDataset(root, "alpha", 32)
+    dataset = MVTecDataset(root, "alpha", (32, 32))
     index = dataset.paths.index(image)
     with pytest.raises(ValueError, match=r"region .*000\.png has 9x9 pixels, but its image .* has 48x48"):
         dataset[index]
@@ -128,4 +128,4 @@ def test_mistakes_are_named(root: Path) -> None:
         dataset[index]
     (category / "region" / "test" / "large" / "000.png").unlink()
     with pytest.raises(ValueError, match=r"large/000\.png has no region: add .*region/test/large/000\.png \(or move"):
-        MVTecDataset(root, "alpha", 32)[index]
+        MVTecDataset(root, "alpha", (32, 32))[index]

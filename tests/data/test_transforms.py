@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from anomaly_zoo.data.transforms import (
-    NUM_SYMMETRIES,
+    Shape,
+    category_shape,
     oriented,
+    orientations_of,
     resize,
     resize_mask,
     support_view,
     training_view,
 )
-from anomaly_zoo.nn import orientation as search
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -21,14 +22,14 @@ IMAGE = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 def test_shrinking_averages_areas() -> None:
     blocks = IMAGE.reshape(16, 2, 16, 2, 3).astype(float).mean(axis=(1, 3))
-    assert np.abs(resize(IMAGE, 16) - blocks).max() <= 0.5
+    assert np.abs(resize(IMAGE, (16, 16)) - blocks).max() <= 0.5
 
 
 def test_enlarging_is_linear_and_same_size_changes_nothing() -> None:
     ramp = np.repeat(np.linspace(0, 240, 16, dtype=np.uint8)[None, :, None], 16, axis=0).repeat(3, axis=2)
-    steps = np.diff(resize(ramp, 32)[0, 2:-2, 0].astype(int))
+    steps = np.diff(resize(ramp, (32, 32))[0, 2:-2, 0].astype(int))
     assert set(steps) <= {8}
-    np.testing.assert_array_equal(resize(IMAGE, 32), IMAGE)
+    np.testing.assert_array_equal(resize(IMAGE, (32, 32)), IMAGE)
 
 
 @pytest.mark.parametrize("shape", [(8, 64), (64, 8)])
@@ -38,16 +39,47 @@ def test_one_side_shrinks_and_the_other_grows(shape: tuple[int, int]) -> None:
     if shape == (64, 8):
         stripes = np.zeros((*shape, 3), np.uint8)
         stripes[::2] = 200
-    assert (resize(stripes, 32) == 100).all()  # nearest or plain linear sampling would alias
+    assert (resize(stripes, (32, 32)) == 100).all()  # nearest or plain linear sampling would alias
 
 
 def test_masks_take_the_nearest_pixel() -> None:
     mask = RNG.random((30, 30)) < 0.5
-    np.testing.assert_array_equal(resize_mask(mask, 10), mask[1::3, 1::3])  # the centre of every 3 x 3 block
-    np.testing.assert_array_equal(resize_mask(mask, 60), mask.repeat(2, axis=0).repeat(2, axis=1))
-    np.testing.assert_array_equal(resize_mask(mask, 30), mask)
+    np.testing.assert_array_equal(resize_mask(mask, (10, 10)), mask[1::3, 1::3])  # the centre of every 3 x 3 block
+    np.testing.assert_array_equal(resize_mask(mask, (60, 60)), mask.repeat(2, axis=0).repeat(2, axis=1))
+    np.testing.assert_array_equal(resize_mask(mask, (30, 30)), mask)
     wide = RNG.random((10, 30)) < 0.5
-    np.testing.assert_array_equal(resize_mask(wide, 10), wide[:, 1::3])
+    np.testing.assert_array_equal(resize_mask(wide, (10, 10)), wide[:, 1::3])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "image_size", "expected"),
+    [
+        ([(632, 250)], 256, (416, 160)),
+        ([(250, 632)], 256, (160, 416)),
+        ([(1000, 100)], 256, (512, 128)),  # at most 4:1
+        ([(900, 900)], 300, (300, 300)),  # as it is, whatever its side
+        ([(400, 440)], 256, (256, 256)),  # nearly square
+        ([(100, 200), (100, 200), (500, 500)], 256, (192, 352)),  # the median
+        ([(10, 4000)], 32, (32, 64)),
+    ],
+)
+def test_the_shape_keeps_the_aspect_ratio_at_equal_cost(shapes: list[Shape], image_size: int, expected: Shape) -> None:
+    assert category_shape(shapes, image_size) == expected
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 48), (48, 32)])
+def test_all_views_keep_the_shape(shape: Shape) -> None:
+    image = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    orientations = orientations_of(shape)
+    assert orientations == list(range(16)) if shape == (32, 32) else [0, 2, 4, 6, 8, 10, 12, 14]
+    views = [oriented(image, orientation) for orientation in orientations]
+    views += [training_view(image, seed) for seed in range(30)]
+    assert {view.shape for view in views} == {image.shape}
+    assert len({view.tobytes() for view in views[: len(orientations)]}) == len(orientations)
+    if shape != (32, 32):  # nothing but mirrors and half a turn; each comes now and then
+        flips = [views[index] for index in range(4)]
+        nearest = [np.argmin([np.abs(flip.astype(int) - view).mean() for flip in flips]) for view in views[8:]]
+        assert set(nearest) == {0, 1, 2, 3}
 
 
 def test_the_first_eight_orientations_are_the_symmetries_of_the_square() -> None:
@@ -133,7 +165,3 @@ def test_albumentations_comes_late_and_asks_no_network() -> None:
     )
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-def test_the_number_of_symmetries_is_that_of_the_search() -> None:
-    assert NUM_SYMMETRIES == search.NUM_SYMMETRIES  # two constants, so that this package need not import torch

@@ -24,7 +24,7 @@ def test_growing_is_that_of_the_protocol(height: int, width: int) -> None:
 def compare(height: int, width: int, share: float) -> None:
     """At most this share of the pixels differs, by 1 of 255."""
     images = RNG.integers(0, 256, (2, height, width, 3), np.uint8)
-    found = Resize(64)(torch.from_numpy(images)).permute(0, 2, 3, 1).numpy()
-    difference = np.abs(found - np.stack([resize(image, 64) for image in images]))
+    found = Resize((64, 64))(torch.from_numpy(images)).permute(0, 2, 3, 1).numpy()
+    difference = np.abs(found - np.stack([resize(image, (64, 64)) for image in images]))
     assert difference.max() <= 1
     assert (difference > 0).mean() <= share

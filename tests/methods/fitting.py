@@ -28,7 +28,7 @@ def backbone(name: str = "test_resnet") -> Backbone:
 
 def create(method: type[Method], backbone_name: str = "test_resnet", **options: Any) -> Method:
     """A method as its class says, with few views, always the same."""
-    few: dict[str, Any] = {"support_views": 2, "orientations": "square"}
+    few: dict[str, Any] = {"support_views": 2, "orientations": "symmetries"}
     return method(backbone(backbone_name), **(few | options))
 
 

@@ -162,7 +162,7 @@ def test_a_backbone_without_a_head_comes_back_from_a_checkpoint(tiny_root: Path,
         del headless[key]
     torch.save(headless, tmp_path / "headless.pth")
     backbone = Backbone(WITH_HEAD, weights=str(tmp_path / "headless.pth"))
-    module = fit(GaussianAD(backbone, steps=0, support_views=2, orientations="square"), tiny_root)
+    module = fit(GaussianAD(backbone, steps=0, support_views=2, orientations="symmetries"), tiny_root)
     module.trainer.save_checkpoint(tmp_path / "adapted.ckpt", weights_only=True)
     assert same(scores(module), scores(GaussianAD.load_from_checkpoint(tmp_path / "adapted.ckpt").eval()))
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.data.transforms import oriented
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.nn.orientation import NUM_ASKED, NUM_ORIENTATIONS, NUM_SYMMETRIES, find_orientations
+from anomaly_zoo.nn.orientation import NUM_ASKED, find_orientations
 
 FILES = [f"{number}.png" for number in range(NUM_ASKED)]
-EVERYTHING = list(range(NUM_ORIENTATIONS))
+EVERYTHING = list(range(16))
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_a_product_that_lies_anyhow_is_turned(backbone: nn.Module) -> None:
 
 def test_of_one_file_nothing_is_known(backbone: nn.Module) -> None:
     tiles = in_all_orientations([product("F", 0), product("F", 1)])
-    assert find_orientations(backbone, tiles, ["a.png", "a.png"]) == list(range(NUM_SYMMETRIES))
-    assert find_orientations(backbone, tiles[:, :3], ["a.png", "a.png"]) == [0, 1, 2]
+    assert find_orientations(backbone, tiles, ["a.png", "a.png"]) == list(range(8))
+    assert find_orientations(backbone, tiles[:, :6], ["a.png", "a.png"]) == [0, 1, 2]
 
 
 def test_copies_of_one_image_are_no_obstacle(backbone: nn.Module) -> None:
@@ -66,7 +66,7 @@ def test_real_products(
     dataset: str, category: str, expected: list[int], backbone: nn.Module, shared_data: Path
 ) -> None:
     data = MVTecDataModule(shared_data / dataset, category)
-    asked = data.support(NUM_ORIENTATIONS, EVERYTHING, max_images=NUM_ASKED)
-    image = torch.unflatten(asked.image, 0, (-1, NUM_ORIENTATIONS))
+    asked = data.support(16, EVERYTHING, max_images=NUM_ASKED)
+    image = torch.unflatten(asked.image, 0, (-1, 16))
     assert len(image) == NUM_ASKED
-    assert find_orientations(backbone, image, asked.path[::NUM_ORIENTATIONS]) == expected
+    assert find_orientations(backbone, image, asked.path[::16]) == expected

@@ -222,7 +222,10 @@ def test_unknown_families_are_refused(families: list[str] | str) -> None:
 @pytest.mark.parametrize("category", ["mvtec_ad/bottle", "mvtec_ad/screw"])
 def test_defects_show_on_real_images(family: Family, category: str, shared_data: Path) -> None:
     files = image_files(shared_data / category / "train" / "good")[:12]
-    image = torch.stack([torch.from_numpy(resize(read_image(file), 256)) for file in files]).permute(0, 3, 1, 2) / 255
+    image = (
+        torch.stack([torch.from_numpy(resize(read_image(file), (256, 256))) for file in files]).permute(0, 3, 1, 2)
+        / 255
+    )
     changes = []
     for seed in range(4):
         negative, mask = family(image, seeded(seed))

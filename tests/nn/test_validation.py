@@ -4,7 +4,15 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.validation import MAX_VIEWS, ForgettingStop, held_out_folds, hold_out, instances, separation
+from anomaly_zoo.nn.validation import (
+    MAX_VIEWS,
+    ForgettingStop,
+    held_out_folds,
+    hold_out,
+    instances,
+    kept_out,
+    separation,
+)
 from anomaly_zoo.types import Batch
 
 
@@ -43,25 +51,28 @@ def support(num_images: int, views: int) -> Batch:
     return Batch(image, nothing[:, None, None].expand(-1, 4, 4), nothing, path)
 
 
-@pytest.mark.parametrize(("num_images", "views"), [(2, 1), (4, 8), (9, 3), (8, 16)])
-def test_a_quarter_of_the_images_is_held_out_with_few_views(num_images: int, views: int) -> None:
-    held = hold_out(support(num_images, views), lambda normal: torch.stack([normal + 100, normal + 200]))
+@pytest.mark.parametrize(("num_images", "views"), [(4, 8), (9, 3), (8, 16)])
+def test_images_that_are_kept_out_are_checked_with_few_views(num_images: int, views: int) -> None:
+    files = [f"{number}.png" for number in range(num_images)]
+    paths = kept_out(files)
+    assert len(paths) == -(-num_images // 4)
+    held = hold_out(support(num_images, views), paths, lambda normal: torch.stack([normal + 100, normal + 200]))
     assert held is not None
     normal, fitted = ({int(number) for number in images[:, 0, 0, 0]} for images in (held.normal, held.fitted))
-    out, rest = ({number // views for number in numbers} for numbers in (normal, fitted))
-    assert len(out) == -(-num_images // 4)
-    assert out | rest == set(range(num_images))
-    assert not out & rest
-    assert held.paths == {f"{number}.png" for number in out}
+    out, rest = ({files[number // views] for number in numbers} for numbers in (normal, fitted))
+    assert out == set(paths)
+    assert out | rest == set(files)
     assert len(normal) <= MAX_VIEWS * len(out)
     assert torch.equal(held.anomalous, torch.stack([held.normal + 100, held.normal + 200]))
 
 
-def test_of_a_single_image_views_are_held_out_but_no_file() -> None:
-    held = hold_out(support(1, 8), lambda normal: normal[None])
+@pytest.mark.parametrize(("num_images", "views", "num_out"), [(1, 8, 2), (2, 1, 1), (3, 8, 3), (3, 4, 3)])
+def test_of_fewer_than_four_images_only_views_are_held_out(num_images: int, views: int, num_out: int) -> None:
+    assert kept_out(["a.png", "b.png", "c.png"]) == []
+    held = hold_out(support(num_images, views), [], lambda normal: normal[None])
     assert held is not None
-    assert (len(held.normal), len(held.fitted), held.paths) == (2, 6, frozenset())
-    assert hold_out(support(1, 1), lambda normal: normal[None]) is None
+    assert len(held.normal) == num_out
+    assert hold_out(support(1, 1), [], lambda normal: normal[None]) is None
 
 
 class Course:

@@ -36,7 +36,7 @@ class VisualizationCallback(L.Callback):
         folder: where to; made when needed.
         num_images: pictures per defect, and of normal images.
         num_maps: images in the gallery, over all kinds; 0 for none.
-        map_size: side of the gallery's images and maps in pixels.
+        map_size: side of a square with as many pixels as the gallery's images and maps have.
     """
 
     files: list[Path]
@@ -75,7 +75,8 @@ class VisualizationCallback(L.Callback):
             if not kept or key > max(kept):
                 return
             del kept[max(kept)]
-        size = (self.map_size, self.map_size)
+        shrink = self.map_size / (image.shape[1] * image.shape[2]) ** 0.5
+        size = round(image.shape[2] * shrink), round(image.shape[1] * shrink)
         pixels = (image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
         kept[key] = {
             "path": "/".join(path.parts[-3:]),
@@ -121,15 +122,22 @@ def write_gallery(folder: Path, tiles: list[dict[str, Any]]) -> None:
     write_whole(folder / "images.jpg", cv2.imencode(".jpg", images, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
     write_whole(folder / "masks.png", cv2.imencode(".png", np.concatenate([t["mask"] for t in tiles]))[1].tobytes())
     write_whole(folder / "maps.png", cv2.imencode(".png", np.concatenate(list(grey)))[1].tobytes())
-    index = {"size_px": grey.shape[1], "low": low, "high": high, "paths": [tile["path"] for tile in tiles]}
+    index = {
+        "height_px": grey.shape[1],
+        "width_px": grey.shape[2],
+        "low": low,
+        "high": high,
+        "paths": [tile["path"] for tile in tiles],
+    }
     write_whole(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
 
 
 def panel(
-    image: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"], anomaly_map: Float[Tensor, "h w"], scale: Scale
+    image: Float[Tensor, "3 h w"], mask: Bool[Tensor, "_ _"], anomaly_map: Float[Tensor, "h w"], scale: Scale
 ) -> UInt8[np.ndarray, "h three_w 3"]:
     """Image in [0, 1], image with the outline of its ground truth, and anomaly map over the image, side by side."""
     picture = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     truth = picture.copy()
-    truth[outline(mask.numpy())] = _TRUTH
+    shown = cv2.resize(mask.numpy().astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    truth[outline(shown)] = _TRUTH
     return np.concatenate([picture, truth, blend(picture, anomaly_map.numpy(), scale)], axis=1)

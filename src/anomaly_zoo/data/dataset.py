@@ -11,11 +11,17 @@ from anomaly_zoo.data.images import read_image, read_mask
 from anomaly_zoo.data.regions import Regions, paint_outside
 from anomaly_zoo.data.samples import Sample
 from anomaly_zoo.data.support import category_folder
-from anomaly_zoo.data.transforms import resize, resize_mask
+from anomaly_zoo.data.transforms import Shape, resize, resize_mask
 
 
 class MVTecDataset(Dataset[Sample]):
-    """The test split of a category, sorted by defect and file name; see `MVTecDataModule` for the arguments.
+    """The test split of a category, sorted by defect and file name.
+
+    Args:
+        root: the dataset in the MVTec layout.
+        category: the category's folder name.
+        shape: of the images.
+        mask_shape: of the masks, by default that of the images.
 
     Attributes:
         paths: every test image.
@@ -29,9 +35,10 @@ class MVTecDataset(Dataset[Sample]):
         ValueError: the category has ground truth, but not for every anomalous image.
     """
 
-    def __init__(self, root: Path, category: str, image_size: int) -> None:
+    def __init__(self, root: Path, category: str, shape: Shape, mask_shape: Shape | None = None) -> None:
         folder = category_folder(root, category)
-        self.image_size = image_size
+        self.shape = shape
+        self.mask_shape = mask_shape or shape
         by_defect = {path.name: image_files(path) for path in subfolders(folder / "test")}
         self.paths = [path for paths in by_defect.values() for path in paths]
         self.labels = [path.parent.name != "good" for path in self.paths]
@@ -50,9 +57,9 @@ class MVTecDataset(Dataset[Sample]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        path, mask_path, size = self.paths[index], self.mask_paths[index], self.image_size
+        path, mask_path = self.paths[index], self.mask_paths[index]
         image, region = read_with_region(path, self.regions)
-        mask = np.zeros((size, size), dtype=bool)
+        mask = np.zeros(self.mask_shape, dtype=bool)
         if mask_path is not None:
             truth = read_mask(mask_path)
             if truth.shape != image.shape[:2]:
@@ -60,9 +67,9 @@ class MVTecDataset(Dataset[Sample]):
                     f"the mask {mask_path} has {truth.shape[1]}x{truth.shape[0]} pixels, but its image {path} has "
                     f"{image.shape[1]}x{image.shape[0]}: save the mask in the size of the image"
                 )
-            mask = resize_mask(truth, size)
-        counts = None if region is None else resize_mask(region, size)[None]
-        return Sample(resize(image, size)[None], mask[None], self.labels[index], str(path), counts)
+            mask = resize_mask(truth, self.mask_shape)
+        counts = None if region is None else resize_mask(region, self.shape)[None]
+        return Sample(resize(image, self.shape)[None], mask[None], self.labels[index], str(path), counts)
 
 
 def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:

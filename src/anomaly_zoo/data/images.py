@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from anomaly_zoo.data.image_files import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_IMAGE_PIXELS
 
@@ -48,6 +48,20 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     return np.ascontiguousarray(pixels)
+
+
+def image_shape(path: Path) -> tuple[int, int]:
+    """Height and width of an image as `read_image` returns it, from the file's header."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as image:
+            warnings.simplefilter("ignore")
+            is_turned = (
+                image.format in ("JPEG", "PNG", "WEBP") and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            )
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    except Exception:  # Pillow raises a dozen kinds for damaged files
+        height, width = read_image(path).shape[:2]  # says what is wrong with the file
+        return height, width
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:

@@ -11,6 +11,7 @@ Image files may end in .png, .jpg, .jpeg, .bmp, .tif, .tiff or .webp.
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import lightning.pytorch as L
@@ -21,22 +22,26 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from anomaly_zoo.data.dataset import MVTecDataset, read_with_region
+from anomaly_zoo.data.images import image_shape
 from anomaly_zoo.data.regions import Regions
 from anomaly_zoo.data.samples import Sample, collate, normal_sample
 from anomaly_zoo.data.support import derive_seed, support_paths
 from anomaly_zoo.data.training_set import TrainingSet
-from anomaly_zoo.data.transforms import NUM_SYMMETRIES, resize, support_view
+from anomaly_zoo.data.transforms import Shape, category_shape, orientations_of, resize, support_view
 from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.types import Batch
 
 TRAIN_BATCHES = 1000
 """Training batches of one epoch, in each process. The budget is counted in steps, so an epoch has no meaning."""
 
+EVALUATION_SIZE = 256
+"""Maps are compared with masks at as many pixels as a square of this side has, whatever size a method sees."""
+
 _SMALLEST = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1, "num_workers": 0}
 
 
 class MVTecDataModule(L.LightningDataModule):
-    """Support, training batches and test split of one category. Every image is resized to a square, none is cropped.
+    """Support, training batches and test split of one category. Images are resized to one shape, none is cropped.
 
     Args:
         root: the dataset in the MVTec layout.
@@ -44,7 +49,9 @@ class MVTecDataModule(L.LightningDataModule):
         dataset: the dataset's name, which enters the draw of the support; by default the folder name of `root`.
         shots: number of support images.
         seed: of the support's draw and of every augmentation, at least 0.
-        image_size: side in pixels; of the whole image, also where it is cut into tiles.
+        image_size: side in pixels of a square image, or of a square with as many pixels; of the whole image, also where
+            it is cut into tiles.
+        shape: of all images: `keep` the category's aspect ratio, see `transforms.category_shape`, or `square`.
         batch_size: support images per training batch; a batch holds `batch_size * views` images.
         views: augmented views of each image in a training batch.
         test_batch_size: images per test batch.
@@ -57,6 +64,7 @@ class MVTecDataModule(L.LightningDataModule):
         defects: sorted names of the anomalous test folders; empty before `setup`.
         has_masks: whether the category has ground-truth masks; False before `setup`.
         tiling: how images are cut; None if they are not, and before `setup`.
+        image_shape: height and width that images are resized to; (0, 0) before `setup`.
     """
 
     def __init__(
@@ -67,6 +75,7 @@ class MVTecDataModule(L.LightningDataModule):
         shots: int = 8,
         seed: int = 0,
         image_size: int = 256,
+        shape: Literal["keep", "square"] = "keep",
         batch_size: int = 4,
         views: int = 2,
         test_batch_size: int = 16,
@@ -81,6 +90,7 @@ class MVTecDataModule(L.LightningDataModule):
         self.shots = shots
         self.seed = seed
         self.image_size = image_size
+        self.shape = shape
         self.batch_size = batch_size
         self.views = views
         self.test_batch_size = test_batch_size
@@ -91,8 +101,11 @@ class MVTecDataModule(L.LightningDataModule):
         self.defects: list[str] = []
         self.has_masks = False
         self.tiling: Tiling | None = None
+        self.image_shape: Shape = (0, 0)
         self._test_set: MVTecDataset | None = None
-        self._support_images: list[UInt8[np.ndarray, "s s 3"]] = []
+        self._not_trained: frozenset[str] = frozenset()
+        self._augments = True
+        self._support_images: list[UInt8[np.ndarray, "h w 3"]] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Draws the support, and checks all that can be checked without decoding images. Doing it again is free.
@@ -107,18 +120,26 @@ class MVTecDataModule(L.LightningDataModule):
             for name, least in _SMALLEST.items():
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}: choose {least} or more")
-            if self.tile_px is not None:
-                self.tiling = Tiling(self.image_size, self.tile_px, self.overlap_px)
-            elif self.overlap_px:
+            if self.overlap_px and self.tile_px is None:
                 raise ValueError(f"overlap_px is {self.overlap_px}, but tile_px is not set: set it, or leave both out")
             self.support_files = support_paths(self.root, self.dataset, self.category, self.shots, self.seed)
-            test_set = MVTecDataset(self.root, self.category, self.image_size)
+            shapes = [image_shape(path) for path in self.support_files]
+            square = (self.image_size, self.image_size)
+            self.image_shape = category_shape(shapes, self.image_size) if self.shape == "keep" else square
+            if self.tile_px is not None:
+                self.tiling = Tiling(self.image_shape, self.tile_px, self.overlap_px)
+            test_set = MVTecDataset(self.root, self.category, self.image_shape, category_shape(shapes, EVALUATION_SIZE))
             self.defects, self.has_masks, self._test_set = test_set.defects, test_set.has_masks, test_set
         if stage in ("test", "predict"):
             self._test_images()
 
+    @property
+    def orientations(self) -> list[int]:
+        """Orientations that keep the shape of an image, or of a tile; see `transforms.orientations_of`."""
+        return orientations_of((1, 1) if self.tiling else self.image_shape)
+
     def support(
-        self, views: int = 1, orientations: Sequence[int] = range(NUM_SYMMETRIES), max_images: int | None = None
+        self, views: int = 1, orientations: Sequence[int] | None = None, max_images: int | None = None
     ) -> Batch:
         """Returns `shots * views` normal images: the views of the first image, then those of the second ...
 
@@ -127,7 +148,7 @@ class MVTecDataModule(L.LightningDataModule):
         Args:
             views: views per image. The first is the image as it is (resized), the others are augmented, always in the
                 same way.
-            orientations: of the views, in turn; see `transforms.oriented`.
+            orientations: of the views, in turn; see `transforms.oriented`. None are the symmetries of the shape.
             max_images: only the first so many images, and of each the tile in the middle; None is all.
 
         Raises:
@@ -136,24 +157,32 @@ class MVTecDataModule(L.LightningDataModule):
         if views < 1:
             raise ValueError(f"views is {views}: choose 1 or more")
         chosen = list(zip(itertools.count(), *self._support()))
+        turns = self.orientations[: len(self.orientations) // 2] if orientations is None else orientations
         if max_images is not None:
             num_tiles = len(chosen) // len(self.support_files)
             chosen = chosen[num_tiles // 2 :: num_tiles][:max_images]
         samples = []
         for index, image, path in chosen:
             seeds = [derive_seed(self.seed, 0, index, view) for view in range(views)]
-            shown = [support_view(image, view, seed, orientations) for view, seed in enumerate(seeds)]
+            shown = [support_view(image, view, seed, turns) for view, seed in enumerate(seeds)]
             samples.append(normal_sample(shown, path))
         return collate(samples)
+
+    def train_on_others(self, paths: Sequence[str], augments: bool = True) -> None:
+        """Keeps files of the support out of training batches, and says whether these are augmented at all."""
+        self._not_trained, self._augments = frozenset(paths), augments
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Returns `TRAIN_BATCHES` batches of `batch_size` support images times `views` augmented views, image-major.
 
         Each process of a distributed run gets batches of its own. In the next epoch they repeat.
         """
-        images, paths = self._support()
+        support = zip(*self._support(), strict=True)
+        images, paths = zip(*((image, path) for image, path in support if path not in self._not_trained), strict=True)
         num_processes = self.trainer.world_size if self.trainer is not None else 1
-        samples = TrainingSet(images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes)
+        samples = TrainingSet(
+            images, paths, self.views, self.batch_size, TRAIN_BATCHES, self.seed, num_processes, self._augments
+        )
         # Lightning's own choice of sampler shuffles again, so that a batch could hold an image twice
         return self._loader(samples, self.batch_size, DistributedSampler)
 
@@ -166,15 +195,16 @@ class MVTecDataModule(L.LightningDataModule):
         """Returns the same batches as `test_dataloader`."""
         return self.test_dataloader()
 
-    def _support(self) -> tuple[list[UInt8[np.ndarray, "s s 3"]], list[str]]:
+    def _support(self) -> tuple[list[UInt8[np.ndarray, "h w 3"]], list[str]]:
         """The resized support images or their tiles, read once, and their files."""
         self.setup()
-        corners, side = (self.tiling.corners, self.tiling.tile_px) if self.tiling else ([(0, 0)], self.image_size)
+        corners = self.tiling.corners if self.tiling else [(0, 0)]
+        height, width = (self.tiling.tile_px,) * 2 if self.tiling else self.image_shape
         if not self._support_images:
             regions = Regions(self.root / self.category)
-            images = [resize(read_with_region(path, regions)[0], self.image_size) for path in self.support_files]
+            images = [resize(read_with_region(path, regions)[0], self.image_shape) for path in self.support_files]
             self._support_images = [
-                np.ascontiguousarray(image[top : top + side, left : left + side])
+                np.ascontiguousarray(image[top : top + height, left : left + width])
                 for image in images
                 for top, left in corners
             ]

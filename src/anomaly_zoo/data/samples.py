@@ -15,14 +15,14 @@ class Sample(NamedTuple):
 
     Attributes:
         views: resized RGB views of the image, in [0, 255].
-        mask: for every view, True where a pixel is anomalous.
+        mask: for every view, True where a pixel is anomalous; it may have another size than the image.
         label: True for an anomalous image.
         path: the image's file.
         region: for every view, True where scores count; None where they count everywhere.
     """
 
     views: UInt8[np.ndarray, "v h w 3"]
-    mask: Bool[np.ndarray, "v h w"]
+    mask: Bool[np.ndarray, "v _ _"]
     label: bool
     path: str
     region: Bool[np.ndarray, "v h w"] | None = None

@@ -43,22 +43,25 @@ class TrainingSet(Dataset[Sample]):
         seed: of order and augmentation, at least 0.
         num_processes: process r takes samples r, r + num_processes ... as `DistributedSampler` deals them out; the
             images of a batch are distinct in each process too.
+        augments: whether views are augmented, or all the image as it is.
     """
 
     def __init__(
         self,
-        images: Sequence[UInt8[np.ndarray, "s s 3"]],
+        images: Sequence[UInt8[np.ndarray, "h w 3"]],
         paths: Sequence[str],
         views: int,
         batch_size: int,
         batches: int,
         seed: int,
         num_processes: int = 1,
+        augments: bool = True,
     ) -> None:
         self.images = images
         self.paths = paths
         self.views = views
         self.seed = seed
+        self.augments = augments
         order = np.array(training_order(len(images), batch_size, batches * num_processes, seed))
         self.order: list[int] = order.reshape(batches, num_processes, batch_size).swapaxes(1, 2).flatten().tolist()
 
@@ -69,5 +72,7 @@ class TrainingSet(Dataset[Sample]):
         if number >= len(self):
             raise IndexError(number)
         index = self.order[number]
+        if not self.augments:
+            return normal_sample([self.images[index]] * self.views, self.paths[index])
         seeds = [derive_seed(self.seed, 1, number, view) for view in range(self.views)]
         return normal_sample([training_view(self.images[index], seed) for seed in seeds], self.paths[index])

@@ -40,7 +40,7 @@ def make_model(module: AnomalyModule, data: MVTecDataModule, false_alarm_rate: f
     return Model(
         module=copy_of(module),
         calibration=calibrate(scores, peaks, float(module.held_out_level), false_alarm_rate),
-        image_size=data.image_size,
+        image_shape=data.image_shape,
         tiling=data.tiling,
         category=data.category,
         support=tuple(path.relative_to(data.root).as_posix() for path in data.support_files),

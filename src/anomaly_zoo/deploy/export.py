@@ -81,7 +81,7 @@ def _about(model: Model) -> dict[str, str]:
         "method": model.method,
         "category": model.category,
         "support_sha256": model.support_sha256,
-        "image_size": model.image_size,
+        "image_shape": model.image_shape,
         "shots": len(model.support),
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold": calibration.threshold,

@@ -29,7 +29,7 @@ class InspectionGraph(nn.Module):
         super().__init__()
         self.module = copy_of(model.module)
         replace_blocks(self.module)
-        self.resize = Resize(model.image_size)
+        self.resize = Resize(model.image_shape)
         self.tiling = model.tiling
         calibration = model.calibration
         self.register_buffer("threshold", torch.tensor(calibration.threshold))
@@ -41,7 +41,7 @@ class InspectionGraph(nn.Module):
     def forward(
         self, image: UInt8[Tensor, "b h w 3"]
     ) -> tuple[
-        Float[Tensor, " b"], Float[Tensor, "b s s"], Float[Tensor, " b"], Float[Tensor, " b"], Bool[Tensor, " b"]
+        Float[Tensor, " b"], Float[Tensor, "b y x"], Float[Tensor, " b"], Float[Tensor, " b"], Bool[Tensor, " b"]
     ]:
         """Image score, anomaly map, p-value, conformal p-value, and whether the image counts as anomalous."""
         resized = self.resize(image) / 255

@@ -28,7 +28,7 @@ class Inspection:
         p_value: the share of normal images that would score as high, by the tail fitted to the support's scores.
         conformal_p_value: the same by rank among the support's scores, never below 1 / (n + 1).
         is_anomalous: whether the score is above the threshold.
-        anomaly_map: float32 `s s`, a score per pixel of the resized image.
+        anomaly_map: float32 `h w`, a score per pixel of the resized image.
     """
 
     image_score: float

@@ -33,7 +33,7 @@ from anomaly_zoo.results import unwritable
 
 TENSORS = "tensors.safetensors"
 RECORD = "model.json"
-SCHEMA = 3
+SCHEMA = 4
 MAX_RECORD_BYTES = 2**24
 _CLASS = re.compile(r"anomaly_zoo\.methods\.[a-z_][a-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 _AGAIN = "write the folder anew with `fit --output`"
@@ -45,7 +45,7 @@ class Model:
 
     module: AnomalyModule  # in evaluation mode, on the CPU
     calibration: Calibration
-    image_size: int  # side in pixels that images are resized to
+    image_shape: tuple[int, int]  # height and width in pixels that images are resized to
     tiling: Tiling | None = None
     category: str = ""  # the product's name
     support: tuple[str, ...] = ()  # the support images' paths in the dataset
@@ -66,7 +66,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     init_args: dict[str, Any]
     backbone: dict[str, Any]
     checkpoint: dict[str, Any]
-    image_size: int
+    image_shape: tuple[int, int]
     tiling: Tiling | None
     category: str
     support: tuple[str, ...]
@@ -94,7 +94,7 @@ def save(model: Model, folder: Path) -> None:
         "init_args": checkpoint.pop("init_args"),
         "backbone": checkpoint.pop("backbone"),
         "checkpoint": _marked(checkpoint),
-        "image_size": model.image_size,
+        "image_shape": model.image_shape,
         "tiling": asdict(model.tiling) if model.tiling else None,
         "category": model.category,
         "support": model.support,
@@ -130,7 +130,7 @@ def load(folder: Path) -> Model:
         module = _rebuild(_method(record.class_path), known | _unmarked(record.checkpoint))
     except (TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{folder} does not fit this version ({' '.join(str(error).split())}): {_AGAIN}.") from error
-    kept = ("calibration", "image_size", "tiling", "category", "support", "support_sha256", "versions")
+    kept = ("calibration", "image_shape", "tiling", "category", "support", "support_sha256", "versions")
     return Model(module, **{name: getattr(record, name) for name in kept})
 
 
@@ -177,8 +177,8 @@ def _read_record(path: Path) -> _Record:
         record = msgspec.convert(values, _Record)
     except msgspec.ValidationError as error:
         raise ValueError(f"{path} does not hold the fields of schema {SCHEMA} ({error}): {_AGAIN}.") from None
-    if record.backbone.keys() != {"name", "stages"} or record.image_size < 1:
-        raise ValueError(f"{path}: backbone={record.backbone}, image_size={record.image_size}: {_AGAIN}.")
+    if record.backbone.keys() != {"name", "stages"} or min(record.image_shape) < 1:
+        raise ValueError(f"{path}: backbone={record.backbone}, image_shape={record.image_shape}: {_AGAIN}.")
     return record
 
 

@@ -16,24 +16,24 @@ _ONE = 2048.0  # what OpenCV counts linear coefficients in
 
 
 class Resize(nn.Module):
-    """Resizes images to a square of `size` pixels without keeping the aspect ratio."""
+    """Resizes images to one shape (height and width in pixels) without keeping the aspect ratio."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()
-        self.size = size
+        self.shape = shape
 
-    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 s s"]:
+    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 y x"]:
         """Whole numbers in [0, 255] in and out. Sides that shrink go first, rounded before another one grows."""
-        size, height, width = self.size, image.shape[1], image.shape[2]
+        (tall, wide), height, width = self.shape, image.shape[1], image.shape[2]
         rows, columns = _length(image[0, :, 0, 0]), _length(image[0, 0, :, 0])
-        shrunk = _mean_of_taps(image.float(), *_area_taps(rows, height, size)).transpose(1, 2)
-        shrunk = _mean_of_taps(shrunk, *_area_taps(columns, width, size))  # b w h 3
-        halved = (rows == 2 * size) & (columns == 2 * size)  # OpenCV has code of its own for it, which rounds up
+        shrunk = _mean_of_taps(image.float(), *_area_taps(rows, height, tall)).transpose(1, 2)
+        shrunk = _mean_of_taps(shrunk, *_area_taps(columns, width, wide))  # b w h 3
+        halved = (rows == 2 * tall) & (columns == 2 * wide)  # OpenCV has code of its own for it, which rounds up
         shrunk = torch.where(halved, (shrunk + 0.5).floor(), shrunk.round())
 
-        wide = _mean_of_taps(shrunk, *_linear_taps(columns.clamp(max=size), size)).permute(0, 3, 2, 1)
-        index, weight = _linear_taps(rows.clamp(max=size), size)
-        parts = (wide * (_ONE / 16)).floor()[:, :, index] * (weight * _ONE)[..., None]
+        across = _mean_of_taps(shrunk, *_linear_taps(columns.clamp(max=wide), wide)).permute(0, 3, 2, 1)
+        index, weight = _linear_taps(rows.clamp(max=tall), tall)
+        parts = (across * (_ONE / 16)).floor()[:, :, index] * (weight * _ONE)[..., None]
         return (((parts / 65536).floor().sum(dim=3) + 2) / 4).floor().clamp(0, 255)
 
 

@@ -34,7 +34,7 @@ class OnnxInspector:
         num_threads: of one inspection; 0 leaves the choice to onnxruntime.
 
     Attributes:
-        about: what the export wrote about the model: method, category, image size, false-alarm rate, versions ...
+        about: what the export wrote about the model: method, category, image shape, false-alarm rate, versions ...
     """
 
     def __init__(self, path: Path | str, num_threads: int = 0) -> None:

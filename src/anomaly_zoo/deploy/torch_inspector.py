@@ -28,7 +28,7 @@ class TorchInspector:
     @torch.inference_mode()
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
         """Scores uint8 RGB images of any sizes."""
-        resized = np.stack([resize(image, self.model.image_size) for image in images]).transpose(0, 3, 1, 2)
+        resized = np.stack([resize(image, self.model.image_shape) for image in images]).transpose(0, 3, 1, 2)
         batch = torch.from_numpy(np.divide(resized, np.float32(255), order="C")).to(self.device)
         tiling, calibration = self.model.tiling, self.model.calibration
         anomaly_map, image_score = predict_tiles(self.module, batch, tiling) if tiling else self.module(batch)

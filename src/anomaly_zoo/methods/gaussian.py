@@ -72,7 +72,6 @@ class GaussianAD(AnomalyModule):
         patches = nn.ModuleList(Gaussian(identity) for _ in range(2 * len(self.fine_stages)))
         self.levels: Sequence[Gaussian] = levels  # type: ignore[assignment] # so that its elements have a type
         self.patches: Sequence[Gaussian] = patches  # type: ignore[assignment]
-        self._held_out: frozenset[str] = frozenset()
         self._checked: list[Stages] = []  # until the training ends
         self._stop = ForgettingStop()
 
@@ -82,18 +81,16 @@ class GaussianAD(AnomalyModule):
         if not self.steps:
             return
         self._fit_levels(self._levels(stages_of(self._early, support.image)))
-        if self.check_every and (held_out := hold_out(support, self._one_batch_per_family)):
-            self._held_out = held_out.paths
+        if self.check_every and (held_out := hold_out(support, self.kept_out, self._one_batch_per_family)):
             images = (held_out.fitted, held_out.normal, *held_out.anomalous)
             self._checked = [stages_of(self._early, image) for image in images]
             self._has_forgotten()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean distance of the images that are not held out; held-out images alone teach nothing."""
-        trained = [number for number, path in enumerate(batch.path) if path not in self._held_out]
-        early = self._early(batch.image[trained] if trained else batch.image)
+        """Mean distance of the images to the Gaussians of the pre-trained features."""
+        early = self._early(batch.image)
         levels = [level.flatten(1) for level in early[:-1]] + _pooled(self.network(early[-1]))
-        loss = torch.stack(self._distances_of_levels(levels)).mean() * bool(trained)
+        loss = torch.stack(self._distances_of_levels(levels)).mean()
         self.log("train/loss", loss)
         return loss
 

@@ -40,6 +40,8 @@ class PF(AnomalyModule):
         ValueError: a number out of range.
     """
 
+    trains_on_batches = False
+
     def __init__(
         self,
         backbone: Backbone,
@@ -68,7 +70,9 @@ class PF(AnomalyModule):
         """Prunes the student, and computes what the teacher sees in the support once."""
         self.pruned = prune_channels(self.network, self.pruning_ratio, self.criterion, support.image)
         if self.steps:
-            self._view, self._target = support.image, stages_of(self.backbone, support.image)
+            trained = [index for index, path in enumerate(support.path) if path not in self.kept_out]
+            self._view = support.image[trained]
+            self._target = stages_of(self.backbone, self._view)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The distillation loss on views of the support."""

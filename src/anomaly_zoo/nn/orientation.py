@@ -12,10 +12,6 @@ from torch import Tensor, nn
 from anomaly_zoo.nn.backbone import stages_of
 from anomaly_zoo.nn.nearest import distance_to_sample
 
-NUM_SYMMETRIES = 8
-"""Orientations 0 to 7 are the symmetries of the square, 0 the image as it is."""
-NUM_ORIENTATIONS = 16
-"""Orientations 8 to 15 are the same, turned by 45 degrees."""
 NUM_ASKED = 8
 """Images that are enough to tell."""
 TOLERANCE = 1.2
@@ -30,12 +26,15 @@ def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], pa
 
     Args:
         backbone: gives feature maps.
-        image: k normal images or tiles, each in v orientations, the first of them upright.
-        path: the file that each of the k stems from; a single file gives the symmetries of the square.
+        image: k normal images or tiles, each in v orientations: first the v / 2 symmetries of its shape.
+        path: the file that each of the k stems from; a single file gives the symmetries.
+
+    Returns:
+        The numbers of the orientations among the v.
     """
     owner = [path.index(name) for name in path]
     if len(set(owner)) == 1:
-        return list(range(min(NUM_SYMMETRIES, image.shape[1])))
+        return list(range(image.shape[1] // 2))
     ratios = []
     for stage in stages_of(backbone, image.flatten(0, 1)):
         feature = torch.unflatten(F.normalize(stage, dim=1), 0, image.shape[:2])

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -123,6 +123,19 @@ def maximum(distance: Float[Tensor, "b y x"]) -> Float[Tensor, " b"]:
         tensor([9.])
     """
     return distance.flatten(1).amax(dim=1)
+
+
+def as_if_new(score: Float[Tensor, " n"], is_new: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Scores of normal images, where a network was trained on those that are not new, and sees them as too normal.
+
+    Ours. These are scaled so that their mean is that of the new ones, and then tell how much normal images vary.
+
+    Example:
+        >>> as_if_new(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, False, True]))
+        tensor([2., 4., 3.])
+    """
+    is_new = is_new.to(score.device)
+    return score if is_new.all() else torch.where(is_new, score, score * score[is_new].mean() / score[~is_new].mean())
 
 
 def to_image(distance: Float[Tensor, "b y x"], size: tuple[int, int], sigma: float = 2.0) -> Float[Tensor, "b h w"]:

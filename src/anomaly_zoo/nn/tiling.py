@@ -4,6 +4,7 @@ A defect of a few pixels vanishes when a large image is made small. In a tile it
 tile is an image.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,42 +17,44 @@ from anomaly_zoo.types import Prediction
 
 @dataclass(frozen=True)
 class Tiling:
-    """Square tiles that cover a square image, spread evenly, so that neighbours overlap by `overlap_px` or more.
+    """Square tiles that cover an image, spread evenly, so that neighbours overlap by `overlap_px` or more.
 
     Args:
-        image_size: side of the image in pixels.
-        tile_px: side of a tile in pixels, at most `image_size`.
+        shape: height and width of the image in pixels.
+        tile_px: side of a tile in pixels, at most the shorter side of the image.
         overlap_px: what neighbouring tiles share at least, in pixels; less than `tile_px`.
 
     Raises:
         ValueError: a number out of range.
 
-    >>> Tiling(image_size=512, tile_px=256, overlap_px=32).starts
-    [0, 128, 256]
+    >>> Tiling((256, 512), tile_px=256, overlap_px=32).corners
+    [(0, 0), (0, 128), (0, 256)]
     """
 
-    image_size: int
+    shape: tuple[int, int]
     tile_px: int
     overlap_px: int = 0
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        if not 1 <= self.tile_px <= self.image_size:
-            raise ValueError(f"tile_px is {self.tile_px}: choose 1 to image_size, which is {self.image_size}")
+        if not 1 <= self.tile_px <= min(self.shape):
+            height, width = self.shape
+            raise ValueError(
+                f"tile_px is {self.tile_px}, images have {width}x{height} pixels: choose 1 to {min(self.shape)}"
+            )
         if not 0 <= self.overlap_px < self.tile_px:
             raise ValueError(f"overlap_px is {self.overlap_px}: choose 0 to {self.tile_px - 1}, less than tile_px")
 
-    @property
-    def starts(self) -> list[int]:
-        """First row of every row of tiles; likewise the first columns."""
-        rest, step = self.image_size - self.tile_px, self.tile_px - self.overlap_px
+    def _starts(self, length: int) -> list[int]:
+        """First pixel of every tile along a side."""
+        rest, step = length - self.tile_px, self.tile_px - self.overlap_px
         count = -(-rest // step)  # steps, rounded up
         return [round(rest * i / count) for i in range(count + 1)] if count else [0]
 
     @property
     def corners(self) -> list[tuple[int, int]]:
         """Upper left corner (row, column) of every tile, row by row."""
-        return [(top, left) for top in self.starts for left in self.starts]
+        return list(itertools.product(*map(self._starts, self.shape)))
 
     def split(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c tile tile"]:
         """Cuts images into tiles, image-major: all tiles of the first image, then those of the second ..."""
@@ -66,22 +69,23 @@ class Tiling:
         """
         corners, side = self.corners, self.tile_px
         tiles = tile_map.reshape(-1, len(corners), side, side)
-        weight = self._weight().to(tile_map)
+        rows, columns = (self._ramp(length) for length in self.shape)
+        weight = (rows[:, None] * columns).to(tile_map)
         lowest = tiles.amin(dim=(1, 2, 3))[:, None, None]  # so that a constant stays itself to the last bit
-        total = tile_map.new_zeros(len(tiles), self.image_size, self.image_size)
-        weights = tile_map.new_zeros(self.image_size, self.image_size)
+        total = tile_map.new_zeros(len(tiles), *self.shape)
+        weights = tile_map.new_zeros(self.shape)
         for number, (top, left) in enumerate(corners):
             total[:, top : top + side, left : left + side] += weight * (tiles[:, number] - lowest)
             weights[top : top + side, left : left + side] += weight
         stitched: Tensor = lowest + total / weights
         return stitched
 
-    def _weight(self) -> Float[Tensor, "tile tile"]:
-        """1 inside, falling linearly to the border over the width that neighbours share."""
-        shared = self.tile_px - self.starts[1] if len(self.starts) > 1 else 0
+    def _ramp(self, length: int) -> Float[Tensor, " tile"]:
+        """1 inside, falling linearly to the border over the width that neighbours share along a side."""
+        starts = self._starts(length)
+        shared = self.tile_px - starts[1] if len(starts) > 1 else 0
         pixel = torch.arange(self.tile_px) + 0.5
-        ramp = (torch.minimum(pixel, self.tile_px - pixel) / max(shared, 0.5)).clamp(max=1)
-        return ramp[:, None] * ramp
+        return (torch.minimum(pixel, self.tile_px - pixel) / max(shared, 0.5)).clamp(max=1)
 
 
 def predict_tiles(

@@ -54,37 +54,45 @@ def held_out_parts(number: Int[Tensor, "k t v"]) -> list[Int[Tensor, "m t _"]]:
     return [number[:, :, view : view + 1] for view in range(1, number.shape[2])]
 
 
+def kept_out(files: list[str]) -> list[str]:
+    """A quarter of the support, which a training does not see; of fewer than four images, none.
+
+    Example:
+        >>> kept_out(["a", "b", "c", "d", "e"])
+        ['a', 'e']
+    """
+    return files[::4] if len(files) >= 4 else []
+
+
 class HeldOut(NamedTuple):
     """What a check of a network needs.
 
     Attributes:
         fitted: views of normal images to fit to.
-        normal: views of images that are held out.
+        normal: views of others.
         anomalous: anomalies made of these, one batch for every kind.
-        paths: the files that are held out from training; none of a single image.
     """
 
     fitted: Float[Tensor, "n 3 h w"]
     normal: Float[Tensor, "m 3 h w"]
     anomalous: Float[Tensor, "f m 3 h w"]
-    paths: frozenset[str]
 
 
-def hold_out(support: Batch, make_anomalous: Callable[[Tensor], Float[Tensor, "f m 3 h w"]]) -> HeldOut | None:
-    """Holds a quarter of the images out, or of the views if there is one image only; None if there is a single view."""
+def hold_out(
+    support: Batch, paths: list[str], make_anomalous: Callable[[Tensor], Float[Tensor, "f m 3 h w"]]
+) -> HeldOut | None:
+    """Parts the views of the support: those of `paths`, or a quarter of all if there are none, against the others.
+
+    Of a single view there is no such part.
+    """
     instance = instances(support.path)
-    folds = held_out_folds(instance, max_folds=4)
-    if not folds:
+    views = [(instance == i).nonzero()[:, 0] for i in torch.unique(instance)]
+    few = torch.cat([view if len(views) == 1 else view[:: -(-len(view) // MAX_VIEWS)] for view in views])
+    if len(few) == 1:
         return None
-    images = torch.unique(instance)
-    held_out = folds[0]
-    by_image = [(instance == i).nonzero()[:, 0] for i in images]
-    views = [view if len(images) == 1 else view[:: -(-len(view) // MAX_VIEWS)] for view in by_image]
-    few = torch.zeros_like(held_out).index_fill(0, torch.cat(views), True)
-    normal, fitted = support.image[held_out & few], ~held_out & few
-    owners = zip(support.path, held_out.tolist(), strict=True)
-    paths = frozenset(path for path, is_out in owners if is_out and len(images) > 1)
-    return HeldOut(support.image[fitted], normal, make_anomalous(normal), paths)
+    is_out = torch.tensor([support.path[index] in paths for index in few]) if paths else torch.arange(len(few)) % 4 == 0
+    normal = support.image[few[is_out]]
+    return HeldOut(support.image[few[~is_out]], normal, make_anomalous(normal))
 
 
 def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> Float[Tensor, ""]:

@@ -33,7 +33,7 @@ def folders(files: Files) -> Counter[str]:
 
 def test_by_defect_with_masks(folder: Path, tmp_path: Path) -> None:
     target = own_folder.prepare(folder, tmp_path / "datasets" / "bracket")
-    dataset = MVTecDataset(target, "bracket", 48)
+    dataset = MVTecDataset(target, "bracket", (48, 48))
     assert dataset.defects == ["large", "small"]
     assert dataset.has_masks
     assert Counter(dataset.labels) == {True: 6, False: 5}
@@ -78,12 +78,12 @@ def test_without_anomalous_images_all_but_the_metrics_works(folder: Path, tmp_pa
 def test_regions_come_along(folder: Path, tmp_path: Path) -> None:
     (folder / "region.json").write_text('{"polygons": [[[0, 0], [1, 0], [1, 1]]]}')
     target = own_folder.prepare(folder, tmp_path / "a" / "bracket")
-    assert MVTecDataset(target, "bracket", 32)[0].region is not None
+    assert MVTecDataset(target, "bracket", (32, 32))[0].region is not None
     (folder / "region.json").unlink()
     for path in [p for name in ("normal", "anomalous") for p in sorted((folder / name).rglob("*.png"))]:
         write_image(folder / "region" / path.relative_to(folder), np.full((48, 48), 255, np.uint8))
     target = own_folder.prepare(folder, tmp_path / "b" / "bracket")
-    region = MVTecDataset(target, "bracket", 32)[0].region
+    region = MVTecDataset(target, "bracket", (32, 32))[0].region
     assert region is not None
     assert region.all()
     (folder / "region" / "normal" / "001.png").unlink()
@@ -148,4 +148,4 @@ def test_normal_images_in_folders_of_their_own(folder: Path) -> None:
 def test_fewer_test_images_with_a_region(folder: Path, tmp_path: Path) -> None:
     (folder / "region.json").write_text('{"polygons": [[[0, 0], [1, 0], [1, 1]]]}')
     target = own_folder.prepare(folder, tmp_path / "few" / "bracket", max_test=2)
-    assert len(MVTecDataset(target, "bracket", 32)) == 4
+    assert len(MVTecDataset(target, "bracket", (32, 32))) == 4

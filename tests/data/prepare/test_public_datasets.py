@@ -40,7 +40,7 @@ def test_a_miniature(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sum(about["images"].values()) == sum(len(image_files(p)) for p in target.rglob("*") if p.is_dir())
     assert damaged_files(target) == []
     for category in sorted(path.name for path in target.iterdir() if path.is_dir()):
-        dataset = MVTecDataset(target, category, 16)
+        dataset = MVTecDataset(target, category, (16, 16))
         assert dataset.has_masks == any(folder.startswith(f"{category}/ground_truth") for folder in about["images"])
         for index, label in enumerate(dataset.labels):
             mask = dataset[index].mask
@@ -116,14 +116,14 @@ def test_cifar_pixels(tmp_path: Path) -> None:
     for channel in range(3):
         np.testing.assert_array_equal(image[..., channel].ravel(), record[1 + 1024 * channel :][:1024])
     for category in CIFAR10_CLASSES:
-        dataset = MVTecDataset(target, category, 32)
+        dataset = MVTecDataset(target, category, (32, 32))
         assert (len(dataset.labels), sum(dataset.labels)) == (2, 1)
 
 
 def test_real_mvtec_ad(shared_data: Path, tmp_path: Path) -> None:
     target = prepare("mvtec_ad", tmp_path / "mvtec_ad", shared_data / "mvtec_ad")
     for category, number in (("bottle", 83), ("screw", 158)):
-        dataset, original = (MVTecDataset(root, category, 64) for root in (target, shared_data / "mvtec_ad"))
+        dataset, original = (MVTecDataset(root, category, (64, 64)) for root in (target, shared_data / "mvtec_ad"))
         assert len(dataset) == number
         assert [p.relative_to(target) for p in dataset.paths] == [
             p.relative_to(shared_data / "mvtec_ad") for p in original.paths
@@ -147,7 +147,7 @@ def test_real_magnetic_tiles(shared_data: Path, tmp_path: Path) -> None:
                 mask = given / "ground_truth" / kind / f"{image.stem}_mask.png"
                 (folder / f"exp1_num_{number}.png").symlink_to(mask)
     target = prepare("magnetic_tile", tmp_path / "magnetic_tile", tmp_path / "raw")
-    dataset = MVTecDataset(target, "magnetic_tile", 64)
+    dataset = MVTecDataset(target, "magnetic_tile", (64, 64))
     assert (sum(dataset.labels), len(image_files(target / "magnetic_tile" / "train" / "good"))) == (150, 72)
     assert dataset.defects == ["blowhole", "break", "crack", "fray", "uneven"]
     for path, mask_path in zip(dataset.paths, dataset.mask_paths, strict=True):

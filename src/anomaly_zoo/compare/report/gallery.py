@@ -28,7 +28,7 @@ _COLOURS = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Infern
 class Tile(NamedTuple):
     """What one run left of one image."""
 
-    image: UInt8[np.ndarray, "s s 3"]
+    image: UInt8[np.ndarray, "h w 3"]
     mask: Bool[np.ndarray, "s s"]
     anomaly_map: UInt8[np.ndarray, "s s"]
 
@@ -56,7 +56,7 @@ def read(store: Path, run: Result) -> dict[str, Tile]:
         return {}
     try:
         index: dict[str, Any] = json.loads((folder / "index.json").read_bytes())
-        names, size = index["paths"], index["size_px"]
+        names, size = index["paths"], (index["height_px"], index["width_px"])
         sheets = [_sheet(folder / name, size, len(names)) for name in ("images.jpg", "masks.png", "maps.png")]
     except (ValueError, KeyError, OSError) as error:
         hint = "delete the folder to leave these pictures out, or run it again"
@@ -108,28 +108,31 @@ def _row(name: str, have: dict[str, Tile], shares: dict[str, float], miss: float
     return Row(name, "" if kind == "good" else kind, _uri(tile.image), truth, maps, miss)
 
 
-def outlined(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
+def outlined(tile: Tile) -> UInt8[np.ndarray, "h w 3"]:
     """The image with the border of its ground truth in magenta, two pixels wide."""
-    picture: UInt8[np.ndarray, "s s 3"] = tile.image.copy()
+    picture: UInt8[np.ndarray, "h w 3"] = tile.image.copy()
     picture[tile.mask & ~ndimage.binary_erosion(tile.mask, np.ones((5, 5)), border_value=1)] = _MAGENTA
     return picture
 
 
-def heat(tile: Tile) -> UInt8[np.ndarray, "s s 3"]:
+def heat(tile: Tile) -> UInt8[np.ndarray, "h w 3"]:
     """The anomaly map in colour over the image in grey."""
     grey = tile.image.mean(axis=2, keepdims=True)
     return np.asarray(0.3 * grey + 0.7 * _COLOURS[tile.anomaly_map], dtype=np.uint8)
 
 
-def _sheet(file: Path, size: int, count: int) -> np.ndarray:
+def _sheet(file: Path, size: tuple[int, int], count: int) -> np.ndarray:
     with Image.open(file) as picture:
         pixels = np.asarray(picture)
-    if pixels.shape[:2] != (size * count, size):
-        raise ValueError(f"{file.name} is {pixels.shape[1]} x {pixels.shape[0]}, not {count} tiles of {size} px")
-    return np.asarray(pixels.reshape(count, size, size, *pixels.shape[2:]))
+    height, width = size
+    if pixels.shape[:2] != (height * count, width):
+        raise ValueError(
+            f"{file.name} is {pixels.shape[1]} x {pixels.shape[0]}, not {count} tiles of {width} x {height}"
+        )
+    return np.asarray(pixels.reshape(count, height, width, *pixels.shape[2:]))
 
 
-def _uri(pixels: UInt8[np.ndarray, "s s 3"]) -> str:
+def _uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "WEBP", quality=_QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
