@@ -149,10 +149,11 @@ class AnomalyModule(Rebuildable):
         if stage == "fit":
             self.kept_step.fill_(-1)
             self.to(self.device)  # Lightning moves the network after this hook, and `prepare` needs it before
-            self.found_orientations = torch.tensor(self._orientations(), device=self.device)
+            orientations = self._orientations()
+            self.found_orientations = torch.tensor(orientations, device=self.device)
             self.kept_out = kept_out([str(path) for path in self._datamodule().support_files]) if self.steps else []
             self._datamodule().train_on_others(self.kept_out, self.trains_on_batches)
-            self.prepare(self._support(self.num_views, self.found_orientations.tolist()))
+            self.prepare(self._support(self.num_views, orientations))
             if self.steps:
                 self._before = self._tuned()
 

@@ -40,7 +40,7 @@ def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
 
 def evaluate(root: Path, folder: Path, category: str = "alpha", test_batch_size: int = 4) -> EvaluationCallback:
     callback = EvaluationCallback()
-    data = MVTecDataModule(root, category, image_size=64, shots=4, test_batch_size=test_batch_size)
+    data = MVTecDataModule(root, category, image_size=256, shots=4, test_batch_size=test_batch_size)
     trainer(folder, callback).test(Brightness(), datamodule=data, verbose=False)
     return callback
 
@@ -59,7 +59,7 @@ def drive(callback: EvaluationCallback, batches: list[Batch], loggers: tuple[Any
 @pytest.fixture
 def batches(tiny_root: Path) -> list[Batch]:
     """The test split of alpha in batches of 4, 4 and 1."""
-    data = MVTecDataModule(tiny_root, "alpha", image_size=64, shots=4, test_batch_size=4)
+    data = MVTecDataModule(tiny_root, "alpha", image_size=256, shots=4, test_batch_size=4)
     return [Batch(*batch) for batch in data.test_dataloader()]
 
 
@@ -130,7 +130,7 @@ def test_a_second_test_starts_afresh(tiny_root: Path, tmp_path: Path) -> None:
     runner = trainer(tmp_path, callback)
     for category in ("beta", "alpha"):
         runner.test(
-            Brightness(), datamodule=MVTecDataModule(tiny_root, category, image_size=64, shots=4), verbose=False
+            Brightness(), datamodule=MVTecDataModule(tiny_root, category, image_size=256, shots=4), verbose=False
         )
     assert len(callback.images) == 9
     assert callback.metrics == evaluate(tiny_root, tmp_path, "alpha").metrics
@@ -168,7 +168,7 @@ def one_thread() -> Any:
 def test_two_processes_equal_one(tiny_root: Path, tmp_path: Path) -> None:
     callback, checkpoint = EvaluationCallback(), tmp_path / "adapted.ckpt"
     runner, module = trainer(tmp_path, callback), PatchCore(Backbone("test_resnet", weights="none"))
-    data = MVTecDataModule(tiny_root, "alpha", image_size=64, shots=4, test_batch_size=1)
+    data = MVTecDataModule(tiny_root, "alpha", image_size=256, shots=4, test_batch_size=1)
     runner.fit(module, datamodule=data)
     runner.save_checkpoint(checkpoint, weights_only=True)
     runner.test(module, datamodule=data, verbose=False)

@@ -177,7 +177,7 @@ def gallery_of(folder: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
 def test_the_gallery_holds_small_images_masks_and_maps_of_8_bits(tiny_root: Path, tmp_path: Path) -> None:
     visualize(tiny_root, tmp_path / "pictures")
     index, (images, masks, maps) = gallery_of(tmp_path / "gallery")
-    assert index["size_px"] == 128
+    assert (index["height_px"], index["width_px"]) == (128, 128)
     assert len(index["paths"]) == 9
     assert (images.shape, masks.shape, maps.shape) == ((9 * 128, 128, 3), (9 * 128, 128), (9 * 128, 128))
     assert {array.dtype for array in (images, masks, maps)} == {np.dtype(np.uint8)}

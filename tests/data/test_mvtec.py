@@ -143,7 +143,7 @@ def test_test_batches(tiny_root: Path) -> None:
     mask = torch.cat([batch.mask for batch in tested])
     assert label.tolist() == [Path(path).parent.name != "good" for path in paths]
     assert torch.equal(mask.flatten(1).any(dim=1), label)
-    assert mask.shape == (9, 32, 32)
+    assert mask.shape == (9, 256, 256)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -65,7 +65,7 @@ def test_copies_of_one_image_are_no_obstacle(backbone: nn.Module) -> None:
 def test_real_products(
     dataset: str, category: str, expected: list[int], backbone: nn.Module, shared_data: Path
 ) -> None:
-    data = MVTecDataModule(shared_data / dataset, category)
+    data = MVTecDataModule(shared_data / dataset, category, shape="square")
     asked = data.support(16, EVERYTHING, max_images=NUM_ASKED)
     image = torch.unflatten(asked.image, 0, (-1, 16))
     assert len(image) == NUM_ASKED

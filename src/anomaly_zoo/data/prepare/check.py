@@ -133,7 +133,7 @@ class _Inspection:
             self.report.notes.append(
                 f"the mask {mask_path} marks nothing: all pixels of {path.name} will count as normal"
             )
-        elif not resize_mask(mask, _IMAGE_SIZE).any():
+        elif not resize_mask(mask, (_IMAGE_SIZE, _IMAGE_SIZE)).any():
             self.vanishing.append(path)
 
     def _check_regions(self) -> None:
