@@ -95,7 +95,7 @@ def scored_without(module: AnomalyModule, data: MVTecDataModule, number: int, nu
     image = data.support().image
     own = list(range(number * num_tiles, (number + 1) * num_tiles))
     others = [place for place in range(len(image)) if place not in own]
-    memory = PatchMemory(module.num_stages, module.num_raw_stages)
+    memory = PatchMemory(module.num_stages, module.backbone.finest(module.num_raw_stages))
     with torch.no_grad():
         memory.fit(module.features(image[others]))
         prediction: Prediction = module.scorer([memory(module.features(image[own]))], tuple(image.shape[2:]))

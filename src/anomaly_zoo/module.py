@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anomaly_zoo.checkpoints import Rebuildable
-from anomaly_zoo.nn.backbone import Backbone, stages_of
+from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.memory import PatchMemory
+from anomaly_zoo.nn.network import stages_of
 from anomaly_zoo.nn.orientation import NUM_ASKED, find_orientations
 from anomaly_zoo.nn.scoring import Pooling, Scorer, as_if_new
 from anomaly_zoo.nn.tiling import Tiling, predict_tiles, within_region
@@ -53,7 +54,7 @@ class AnomalyModule(Rebuildable):
 
     pooling: Pooling = "peak"
     num_raw_stages = 2
-    """The finest stages whose patches the memory compares as they are, too; their length shows faint defects."""
+    """The finest stages of a network whose patches the memory compares as they are, too: length shows faint defects."""
     coreset = False
     trains_on_batches = True
     """Whether training looks at its batches; a method that chooses among the support's views itself does not."""
@@ -82,14 +83,14 @@ class AnomalyModule(Rebuildable):
             raise ValueError(f"{steps=}, {support_views=}, {learning_rate=}: need steps >= 0, views >= 1, a rate > 0.")
         self.backbone = backbone.requires_grad_(False)
         self.backbone_spec = backbone.spec
-        self.num_stages = len(backbone.stages)
+        self.num_stages = len(backbone.num_channels)
         self.steps = steps
         self.learning_rate = learning_rate
         self.max_patches = max_patches
         self.support_views = support_views
         self.orientations = orientations
-        patches = PatchMemory(self.num_stages, self.num_raw_stages, max_patches, self.coreset)
-        self.memory = patches if memory else None
+        raw = backbone.finest(self.num_raw_stages)
+        self.memory = PatchMemory(self.num_stages, raw, max_patches, self.coreset) if memory else None
         self.scorer = Scorer(self.pooling)
         self.kept_out: list[str] = []
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
@@ -110,7 +111,8 @@ class AnomalyModule(Rebuildable):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """Feature maps to measure from: the frozen backbone's, or a method's own ones behind `memory_features`."""
-        return self.backbone(image)  # type: ignore[no-any-return]
+        stages: Stages = self.backbone(image)
+        return stages
 
     def fit(self, features: Stages) -> None:
         """Fits memories, Gaussians, or nothing: without each held-out part of the support, and in the end to all."""
@@ -122,8 +124,8 @@ class AnomalyModule(Rebuildable):
     # What a method may use
 
     def memory_features(self, trunk: Stages) -> Stages:
-        """The frozen backbone's feature maps, from its trunk's, if there is a memory to compare them; else nothing."""
-        return self.backbone.tail(trunk[-1]) if self.memory is not None else []
+        """The frozen backbone's feature maps, from what its trunk saw, if a memory compares them; else nothing."""
+        return self.backbone.tail(trunk) if self.memory is not None else []
 
     def training_record(self) -> dict[str, float]:
         """What the training did: steps made, the step that was kept, the relative norm by which weights moved."""
@@ -203,7 +205,7 @@ class AnomalyModule(Rebuildable):
         features = stages_of(self.features, support.image)
         fitted = number[:, :, : self.num_views].flatten()
         if self.memory is not None:
-            images = self.memory.fit([stage[fitted] for stage in features[: self.num_stages]])
+            images = self.memory.fit([stage[fitted] for stage in features])
         groups, scored = [], []
         for held_out in held_out_parts(number):
             rest = fitted[~torch.isin(fitted, held_out)]
@@ -226,7 +228,7 @@ class AnomalyModule(Rebuildable):
     def _groups(self, features: Stages, memory: PatchMemory | None) -> list[Distances]:
         """The method's own distances and the memory's, those that there are."""
         groups = [self.distances(features)]
-        groups += [memory(features[: self.num_stages])] if memory is not None else []
+        groups += [memory(features)] if memory is not None else []
         return [group for group in groups if group.all()]
 
     @property

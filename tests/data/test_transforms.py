@@ -8,8 +8,8 @@ import pytest
 from anomaly_zoo.data.transforms import (
     Shape,
     category_shape,
-    oriented,
     orientations_of,
+    oriented,
     resize,
     resize_mask,
     support_view,

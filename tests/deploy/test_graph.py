@@ -65,7 +65,7 @@ def test_a_threshold_between_two_scores_decides(model: Model, images: list[np.nd
 @pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 200, 192, 1000])
 def test_memories_of_any_size_keep_their_distances(count: int) -> None:
     torch.manual_seed(0)
-    memory = PatchMemory(2, num_raw=1)
+    memory = PatchMemory(2, raw=[0])
     memory.fit([torch.randn(count, 6, 1, 1), torch.randint(3, (count, 4, 1, 1)).float()])
     features = [torch.randn(2, 6, 5, 3), torch.randint(3, (2, 4, 2, 2)).float()]  # the second one has many ties
     wanted = memory(features)

@@ -55,7 +55,7 @@ def scores(module: AnomalyModule, image: Tensor = IMAGE) -> Prediction:
 @torch.no_grad()
 def tuned(module: Any, image: Tensor) -> list[Tensor]:
     """What the tuned network sees in images, which it takes from the frozen trunk."""
-    stages: list[Tensor] = module.network(module.backbone.trunk(image)[-1])
+    stages: list[Tensor] = module.network(module.backbone.trunk(image)[1])
     return stages
 
 

@@ -31,7 +31,7 @@ def test_own_distances_are_those_of_tuned_embeddings_and_patches(memory: bool, t
 
 def test_without_steps_the_network_is_the_backbone(tiny_root: Path) -> None:
     module = fit(create(COFT, steps=0), tiny_root)
-    assert is_state(module.network, state(module.backbone.tail))
+    assert is_state(module.network.layers[0], state(module.backbone.networks[0].tail))
 
 
 def step(monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, float]:
@@ -75,7 +75,7 @@ def test_loss_terms_have_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_tail_is_trained_or_a_random_network(pretrained: bool, tiny_root: Path) -> None:
     module = create(COFT, steps=4, pretrained=pretrained)
     before, backbone = state(module.network), module.backbone
-    start = backbone.tail if pretrained else backbone
+    start = backbone.trainable_tail() if pretrained else backbone
     assert before.keys() == state(start).keys()
     assert is_state(module.network, state(start)) == pretrained
     fit(module, tiny_root)

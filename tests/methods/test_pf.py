@@ -51,7 +51,7 @@ def test_own_distances_are_what_is_left_between_teacher_and_student(memory: bool
 def test_without_steps_the_student_is_the_pruned_copy(criterion: Any, ratio: float, tiny_root: Path) -> None:
     module = fit(create(PF, steps=0, criterion=criterion, pruning_ratio=ratio), tiny_root)
     pruned = copy.deepcopy(module.backbone).requires_grad_(True)
-    prune_channels(pruned, ratio, criterion, fitted_views(module).image)
+    prune_channels(pruned.networks[0], ratio, criterion, fitted_views(module).image)
     assert is_state(module.network, state(pruned))
     assert not is_state(module.network, state(module.backbone))
 

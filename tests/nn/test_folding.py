@@ -5,17 +5,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.folding import Folded
+from anomaly_zoo.nn.network import Network
 
 SMALL = ("tf_efficientnet_lite0", "test_resnet", "test_efficientnet")
 LARGE = ("resnetv2_50", "densenet121", "vgg11_bn")
 
 
-def make(name: str) -> Backbone:
+def make(name: str) -> Network:
     """Weights and statistics that batch norms change much."""
     torch.manual_seed(0)
-    backbone = Backbone(name, [1, 2], weights="none")
+    backbone = Network(name, [1, 2], weights="none")
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
             nn.init.normal_(module.running_mean, std=0.1)
@@ -25,7 +25,7 @@ def make(name: str) -> Backbone:
     return backbone
 
 
-def assert_same_features(backbone: Backbone, image: Tensor) -> None:
+def assert_same_features(backbone: Network, image: Tensor) -> None:
     unfolded = [feature.detach() for feature in backbone(image)]
     with torch.no_grad():
         features = backbone(image)
@@ -37,7 +37,7 @@ def num_norms(network: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
-def folded(backbone: Backbone, image: Tensor) -> Any:
+def folded(backbone: Network, image: Tensor) -> Any:
     x = backbone.trunk(image)[-1]
     tail = backbone.tail
     return tail._folded.of(tail.model, lambda model: tail.features(model, x))
@@ -64,7 +64,7 @@ def test_no_batch_norm_is_left(name: str) -> None:
 
 
 def test_a_network_without_batch_norms_is_not_copied() -> None:
-    backbone = Backbone("test_vit", weights="none")
+    backbone = Network("test_vit", weights="none")
     assert folded(backbone, torch.rand(1, 3, 32, 32)) is backbone.tail.model
 
 

@@ -98,7 +98,7 @@ def rows_by_hand(support: list[Tensor], max_patches: int, coreset: bool) -> list
 @pytest.mark.parametrize("num_raw", [0, 1, 2])
 def test_distances_are_those_to_the_nearest_kept_patches(coreset: bool, num_raw: int) -> None:
     shapes = (5, 6, 8), (7, 3, 4)
-    memory = PatchMemory(2, num_raw, max_patches=20, coreset=coreset)
+    memory = PatchMemory(2, range(num_raw), max_patches=20, coreset=coreset)
     support, queries = feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
     memory.fit(support)
     unit, raw, image = memory(queries)
@@ -121,7 +121,7 @@ def test_distances_are_those_to_the_nearest_kept_patches(coreset: bool, num_raw:
 @pytest.mark.parametrize("held_out", [[0], [3], [1, 2], []])
 def test_without_held_out_images_the_other_rows_are_left(coreset: bool, held_out: list[int]) -> None:
     support = feature_maps((5, 6, 8), (7, 3, 4))
-    memory = PatchMemory(2, num_raw=1, max_patches=30, coreset=coreset)
+    memory = PatchMemory(2, raw=[0], max_patches=30, coreset=coreset)
     images = memory.fit(support)
     before = {name: value.clone() for name, value in memory.named_buffers()}
     rest = dict(memory.without(torch.isin(torch.arange(4), torch.tensor(held_out)), images).named_buffers())
@@ -139,7 +139,7 @@ def test_without_images_a_memory_measures_as_one_of_the_others() -> None:
     shapes = (5, 6, 8), (7, 3, 4)
     support, queries = feature_maps(*shapes), feature_maps(*shapes, count=2, seed=1)
     held_out = torch.tensor([False, True, False, True])
-    memory, others = PatchMemory(2, num_raw=2), PatchMemory(2, num_raw=2)
+    memory, others = PatchMemory(2, raw=[0, 1]), PatchMemory(2, raw=[0, 1])
     images = memory.fit(support)
     others.fit([stage[~held_out] for stage in support])
     for found, expected in zip(memory.without(held_out, images)(queries).all(), others(queries).all(), strict=True):
@@ -147,7 +147,7 @@ def test_without_images_a_memory_measures_as_one_of_the_others() -> None:
 
 
 def test_two_rows_that_are_equally_near_make_no_leap() -> None:
-    memory = PatchMemory(1, num_raw=1, max_patches=60, coreset=True)
+    memory = PatchMemory(1, raw=[0], max_patches=60, coreset=True)
     memory.fit(feature_maps((2, 40, 40), count=1))
     angle = torch.linspace(0, 6.28, 20001)
     query = torch.stack([angle.cos(), angle.sin()])[None, :, :, None]
@@ -159,7 +159,7 @@ def test_two_rows_that_are_equally_near_make_no_leap() -> None:
 
 @pytest.mark.parametrize("coreset", [False, True])
 def test_a_memory_keeps_no_more_than_it_may_and_always_the_same(coreset: bool) -> None:
-    first, second = (PatchMemory(2, num_raw=1, max_patches=7, coreset=coreset) for _ in range(2))
+    first, second = (PatchMemory(2, raw=[0], max_patches=7, coreset=coreset) for _ in range(2))
     for memory in (first, second):
         memory.fit(feature_maps((4, 5, 5), (6, 2, 2)))
     kept = dict(first.named_buffers())
@@ -178,7 +178,7 @@ def test_memory_is_kept_by_the_state_dict_and_does_not_share_the_patches() -> No
 
 
 def test_a_patch_without_features_stays_finite() -> None:
-    memory = PatchMemory(1, num_raw=1)
+    memory = PatchMemory(1, raw=[0])
     memory.fit(feature_maps((4, 3, 3)))
     assert all(distance.isfinite().all() for distance in memory([torch.zeros(1, 4, 5, 5)]).all())
 

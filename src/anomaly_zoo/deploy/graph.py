@@ -76,7 +76,7 @@ class _MatrixMemory(PatchMemory):
     """`PatchMemory` with one matrix product per stage instead of a search, for any number of patches."""
 
     def __init__(self, memory: PatchMemory) -> None:
-        super().__init__(memory.num_stages, memory.num_raw)
+        super().__init__(memory.num_stages, memory.raw)
         for name, rows in memory.named_buffers():
             setattr(self, name, rows.float())
         for stage in range(self.num_stages):
@@ -90,14 +90,14 @@ class _MatrixMemory(PatchMemory):
     def forward(self, features: Stages) -> Distances:
         """Distances at unit length in every stage, and of patches as they are in the finest ones."""
         unit, raw = [], []
-        for stage, feature in enumerate(features):
+        for stage, feature in enumerate(features[: self.num_stages]):
             direction, patches = (maps.movedim(1, 3).flatten(0, 2) for maps in (F.normalize(feature, dim=1), feature))
             rows = getattr(self, f"stage{stage}")
-            nearest = self._nearest(stage, direction, min(NUM_NEIGHBOURS + int(stage < self.num_raw), len(rows)))
+            nearest = self._nearest(stage, direction, min(NUM_NEIGHBOURS + int(stage in self.raw), len(rows)))
             near, grid = rows[nearest], (-1, *feature.shape[2:])
             distance = (direction[:, None] - near).norm(dim=2)
             unit.append(torch.unflatten(mean_of_nearest(distance), 0, grid))
-            if stage < self.num_raw:
+            if stage in self.raw:
                 near = near * getattr(self, f"length{stage}")[nearest][..., None]
                 as_they_are = weighted_by_nearness((patches[:, None] - near).norm(dim=2), distance)
                 raw.append(torch.unflatten(as_they_are, 0, grid))

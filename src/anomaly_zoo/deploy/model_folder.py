@@ -177,7 +177,7 @@ def _read_record(path: Path) -> _Record:
         record = msgspec.convert(values, _Record)
     except msgspec.ValidationError as error:
         raise ValueError(f"{path} does not hold the fields of schema {SCHEMA} ({error}): {_AGAIN}.") from None
-    if record.backbone.keys() != {"name", "stages"} or min(record.image_shape) < 1:
+    if record.backbone.keys() != {"name", "stages", "scales"} or min(record.image_shape) < 1:
         raise ValueError(f"{path}: backbone={record.backbone}, image_shape={record.image_shape}: {_AGAIN}.")
     return record
 

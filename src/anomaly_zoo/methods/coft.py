@@ -91,7 +91,7 @@ class COFT(AnomalyModule):
         first, second = batch.image[0::2], batch.image[1::2]
         negative, _ = synthesize(first, self.generator, self.negatives)
         image = torch.cat([first, second, negative])
-        embedding = _embedding(self._tuned_stages(image, self.backbone.trunk(image)))
+        embedding = _embedding(self._tuned_stages(image, self.backbone.trunk(image)[1]))
         z1, z2, z_negative = self.projector(embedding).chunk(3)
         instance = instances(batch.path[0::2]).to(self.device)
         losses = {
@@ -105,7 +105,7 @@ class COFT(AnomalyModule):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The frozen stages if there is a memory, then the tuned ones."""
-        trunk = self.backbone.trunk(image)
+        _, trunk = self.backbone.trunk(image)
         return [*self.memory_features(trunk), *self._tuned_stages(image, trunk)]
 
     def fit(self, features: Stages) -> None:
@@ -121,7 +121,7 @@ class COFT(AnomalyModule):
 
     def _tuned_stages(self, image: Float[Tensor, "b 3 h w"], trunk: Stages) -> Stages:
         """A random network has layers of its own before the tail: random early features are not general."""
-        stages: Stages = self.network(trunk[-1] if self.pretrained else image)
+        stages: Stages = self.network(trunk if self.pretrained else image)
         return stages
 
     def _contrast(self, z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]) -> Tensor:

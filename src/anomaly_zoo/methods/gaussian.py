@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anomaly_zoo.module import AnomalyModule
-from anomaly_zoo.nn.backbone import Backbone, stages_of
+from anomaly_zoo.nn.backbone import Backbone, Tails
 from anomaly_zoo.nn.gaussian import Gaussian
 from anomaly_zoo.nn.nearest import rows_of
+from anomaly_zoo.nn.network import Network, stages_of
 from anomaly_zoo.nn.synthesis import FAMILIES, check_families
 from anomaly_zoo.nn.validation import ForgettingStop, hold_out, separation
 from anomaly_zoo.types import Batch, Distances, Stages
@@ -65,11 +66,10 @@ class GaussianAD(AnomalyModule):
         self.check_every = check_every
 
         self.network = backbone.trainable_tail(all_levels=True)
-        self.num_early = len(backbone.trunk_layers.stages) if backbone.trunk_layers else 0
-        self.fine_stages = backbone.stages[:NUM_FINE_STAGES]
+        num_fine = len(backbone.finest(NUM_FINE_STAGES))
         identity = covariance == "identity"
-        levels = nn.ModuleList(Gaussian(identity) for _ in range(self.num_early + len(self.network.stages)))
-        patches = nn.ModuleList(Gaussian(identity) for _ in range(2 * len(self.fine_stages)))
+        levels = nn.ModuleList(Gaussian(identity) for _ in range(backbone.num_early + self.network.num_stages))
+        patches = nn.ModuleList(Gaussian(identity) for _ in range(2 * num_fine))
         self.levels: Sequence[Gaussian] = levels  # type: ignore[assignment] # so that its elements have a type
         self.patches: Sequence[Gaussian] = patches  # type: ignore[assignment]
         self._checked: list[Stages] = []  # until the training ends
@@ -89,8 +89,8 @@ class GaussianAD(AnomalyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean distance of the images to the Gaussians of the pre-trained features."""
         early = self._early(batch.image)
-        levels = [level.flatten(1) for level in early[:-1]] + _pooled(self.network(early[-1]))
-        loss = torch.stack(self._distances_of_levels(levels)).mean()
+        pooled = early[: self.backbone.num_early] + _pooled(self.network(early[self.backbone.num_early :]))
+        loss = torch.stack(self._distances_of_levels(pooled)).mean()
         self.log("train/loss", loss)
         return loss
 
@@ -103,10 +103,13 @@ class GaussianAD(AnomalyModule):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """The frozen stages if there is a memory, the averaged levels, then the tuned stages that draw the map."""
-        *early, trunk = self._early(image)
+        early = self._early(image)
+        trunk = early[self.backbone.num_early :]
         tuned: Stages = self.network(trunk)
-        fine = [tuned[self.network.stages.index(stage)] for stage in self.fine_stages]
-        return self.memory_features([trunk]) + early + [level[:, :, None, None] for level in _pooled(tuned)] + fine
+        fine = self.network.numbers_of([network.stages[:NUM_FINE_STAGES] for network in self.backbone.networks])
+        return (
+            self.memory_features(trunk) + early[: self.backbone.num_early] + _pooled(tuned) + [tuned[n] for n in fine]
+        )
 
     def fit(self, features: Stages) -> None:
         """Fits all Gaussians to the tuned features."""
@@ -133,31 +136,33 @@ class GaussianAD(AnomalyModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out a head for which the backbone had no weights."""
         if checkpoint["levels"] != self.network.stages:
-            self.network = Backbone(self.backbone.name, checkpoint["levels"], weights="none").trainable_tail()
-            self.levels = self.levels[: self.num_early + len(checkpoint["levels"])]
+            each = zip(self.backbone.name.split("+"), checkpoint["levels"], strict=True)
+            tails = [Network(name, levels, weights="none").trainable_tail() for name, levels in each]
+            self.network = Tails(tails, len(self.backbone.scales))
+            self.levels = self.levels[: self.backbone.num_early + self.network.num_stages]
         super().on_load_checkpoint(checkpoint)
 
-    def _own(self, features: Stages) -> tuple[list[Float[Tensor, "b _"]], Stages]:
+    def _own(self, features: Stages) -> tuple[Stages, Stages]:
         """The averaged levels; the fine stages at unit length and as they are."""
-        fine = features[-len(self.fine_stages) :]
-        levels = features[-len(self.fine_stages) - len(self.levels) : -len(self.fine_stages)]
-        return [level.flatten(1) for level in levels], [F.normalize(stage, dim=1) for stage in fine] + fine
+        num_fine = len(self.patches) // 2
+        fine, levels = features[-num_fine:], features[-num_fine - len(self.levels) : -num_fine]
+        return levels, [F.normalize(stage, dim=1) for stage in fine] + fine
 
     def _early(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
-        """The trunk's levels, averaged, then what the network goes on from."""
-        trunk = self.backbone.trunk(image)
-        return [level.mean(dim=(2, 3), keepdim=True) for level in trunk[: self.num_early]] + trunk[-1:]
+        """The trunks' levels, averaged, then what the network goes on from."""
+        levels, trunk = self.backbone.trunk(image)
+        return _pooled(levels) + trunk
 
-    def _levels(self, early: Stages) -> list[Float[Tensor, "b _"]]:
-        pooled = stages_of(lambda trunk: [level[:, :, None, None] for level in _pooled(self.network(trunk))], early[-1])
-        return [level.flatten(1) for level in early[:-1] + pooled]
+    def _levels(self, early: Stages) -> Stages:
+        num_early = self.backbone.num_early
+        return early[:num_early] + stages_of(lambda trunk: _pooled(self.network(trunk)), early[num_early:])
 
-    def _fit_levels(self, levels: list[Float[Tensor, "n _"]]) -> None:
+    def _fit_levels(self, levels: Stages) -> None:
         for gaussian, level in zip(self.levels, levels, strict=True):
-            gaussian.fit(level)
+            gaussian.fit(level.flatten(1))
 
-    def _distances_of_levels(self, levels: list[Float[Tensor, "b _"]]) -> list[Float[Tensor, " b"]]:
-        return [_root(gaussian(level)) for gaussian, level in zip(self.levels, levels, strict=True)]
+    def _distances_of_levels(self, levels: Stages) -> list[Float[Tensor, " b"]]:
+        return [_root(gaussian(level.flatten(1))) for gaussian, level in zip(self.levels, levels, strict=True)]
 
     @torch.no_grad()
     def _has_forgotten(self) -> bool:
@@ -177,8 +182,8 @@ class GaussianAD(AnomalyModule):
         return torch.stack([FAMILIES[family](normal, self.generator)[0] for family in self.pseudo_anomalies])
 
 
-def _pooled(levels: Stages) -> list[Float[Tensor, "b _"]]:
-    return [level.mean(dim=(2, 3)) for level in levels]
+def _pooled(levels: Stages) -> Stages:
+    return [level.mean(dim=(2, 3), keepdim=True) for level in levels]
 
 
 def _root(squared: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

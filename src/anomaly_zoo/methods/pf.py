@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anomaly_zoo.module import AnomalyModule
-from anomaly_zoo.nn.backbone import Backbone, stages_of
+from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.distillation import discrepancy, distillation_loss
+from anomaly_zoo.nn.network import stages_of
 from anomaly_zoo.nn.pruning import Criterion, History, check_ratio, prune_channels, replay
 from anomaly_zoo.types import Batch, Distances, Stages
 
@@ -62,13 +63,16 @@ class PF(AnomalyModule):
         self.images_per_step = images_per_step
         student = copy.deepcopy(backbone) if pretrained else Backbone(**backbone.spec, weights="none")
         self.network = student.requires_grad_(True)
-        self.pruned: History = []
+        self.pruned: list[History] = []
         self._view: Float[Tensor, "n 3 h w"] | None = None
         self._target: Stages = []
 
     def prepare(self, support: Batch) -> None:
         """Prunes the student, and computes what the teacher sees in the support once."""
-        self.pruned = prune_channels(self.network, self.pruning_ratio, self.criterion, support.image)
+        self.pruned = [
+            prune_channels(network, self.pruning_ratio, self.criterion, support.image)
+            for network in self.network.networks
+        ]
         if self.steps:
             trained = [index for index, path in enumerate(support.path) if path not in self.kept_out]
             self._view = support.image[trained]
@@ -108,5 +112,6 @@ class PF(AnomalyModule):
         """Prunes an untouched copy of the teacher as the saved student was."""
         self.pruned = checkpoint["pruned"]
         self.network = Backbone(**self.backbone_spec, weights="none").requires_grad_(True)
-        replay(self.network, self.pruned)
+        for network, history in zip(self.network.networks, self.pruned, strict=False):  # none of what never trained
+            replay(network, history)
         super().on_load_checkpoint(checkpoint)

@@ -1,241 +1,150 @@
-"""Any timm model as a list of feature maps."""
+"""What a method sees images with: one pre-trained network or several, each at one scale or several.
 
-import copy
-import difflib
-from collections.abc import Callable, Sequence
+Their feature maps are simply more stages, each in its own unit (`nn/scoring.py`).
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
-import timm
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.folding import Folded, agree
-from anomaly_zoo.nn.weights import load_weights
+from anomaly_zoo.nn.network import Layers, Network
 from anomaly_zoo.types import Stages
 
-IMAGES_AT_ONCE = 16
-"""Images in a pass without gradients. With fewer, torch has a slower kernel for the 1x1 convolutions of one thread."""
+STRIDE = 32  # a scaled image's sides are multiples of it, so that the grids of all stages fit
 
 
-class Layers(nn.Module):
-    """Consecutive layers of a timm model, always in evaluation mode.
+class Tails(nn.Module):
+    """The tails of a backbone's networks; see `Backbone.trainable_tail`."""
 
-    The batch-norm statistics of a few images are useless: those of the pre-training stay while parameters are tuned.
-
-    Attributes:
-        stages: the indices of the feature maps, as timm counts them.
-        num_channels: channels of every stage.
-    """
-
-    def __init__(self, model: Any, stages: list[int], num_channels: list[int]) -> None:
+    def __init__(self, layers: Sequence[Layers], num_scales: int) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)
-        self.stages = stages
-        self.num_channels = num_channels
-        self._folded = Folded()
-        self.eval()
+        self.layers = nn.ModuleList(layers)
+        self.num_scales = num_scales
 
-    def train(self, mode: bool = True) -> "Layers":  # noqa: ARG002 - the signature is torch's
-        """Stays in evaluation mode, whatever the parent does."""
-        return super().train(False)
+    @property
+    def stages(self) -> list[list[int]]:
+        """Which feature maps each network has, as timm counts them."""
+        return [layers.stages for layers in self.layers]  # type: ignore[misc] # nn.ModuleList knows no Layers
 
-    def forward(self, x: Float[Tensor, "b _ h w"]) -> Stages:
-        """The feature maps of the stages, finest first."""
-        is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.model.parameters())
-        if is_trained or torch.compiler.is_exporting():  # who reads an exported graph folds it
-            return self.features(self.model, x)
-        with torch.autocast(x.device.type, enabled=False):
-            folded = self._folded.of(self.model, lambda model: self.features(model, x[:1]))
-        return self.features(folded, x)
+    @property
+    def num_stages(self) -> int:
+        """Over all networks and scales."""
+        return self.num_scales * sum(map(len, self.stages))
 
-    def features(self, model: Any, x: Float[Tensor, "b _ h w"]) -> Stages:
-        """The same of a model of the same architecture."""
-        num_features = len(self.model.feature_info)
-        indices = [stage for stage in self.stages if stage < num_features]
-        head = len(indices) < len(self.stages)
-        found = model.forward_intermediates(
-            x, indices=indices, norm=_is_vit(model), stop_early=not head, intermediates_only=not head
-        )
-        features: Stages = [*found[1], found[0]] if head else found
-        return features
+    def numbers_of(self, wanted: Sequence[Sequence[int]]) -> list[int]:
+        """The numbers that some stages of each network, as timm counts them, have among all, at every scale."""
+        numbers, start = [], 0
+        for stages, some in zip(self.stages, wanted, strict=True):
+            for _ in range(self.num_scales):
+                numbers += [start + stages.index(stage) for stage in some]
+                start += len(stages)
+        return numbers
 
-    def freeze_before(self, stage: int) -> None:
-        """Freezes all that comes before a stage: a CNN's strides below it, a ViT's blocks.
-
-        Args:
-            stage: as timm counts them.
-        """
-        if not stage:
-            return
-        last = self.model.feature_info[stage - 1]["module"]
-        names = [name for name, _ in self.model.named_parameters()]
-        end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
-        for parameter in list(self.model.parameters())[: end + 1]:
-            parameter.requires_grad_(False)
+    def forward(self, trunk: Stages) -> Stages:
+        """The feature maps of every network at every scale, from what its trunk saw."""
+        owners = (layers for layers in self.layers for _ in range(self.num_scales))
+        return [stage for layers, seen in zip(owners, trunk, strict=True) for stage in layers(seen)]
 
 
 class Backbone(nn.Module):
-    """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1]: a trunk, and a tail.
-
-    The trunk are a CNN's layers before the first stage. What they see is general, and their gradients cost much time:
-    a method can train a copy of the tail alone, so that the trunk runs once for both.
+    """Feature maps from images in [0, 1]: those of the first network at the first scale, at the second, and so on.
 
     Attributes:
-        name: the timm name.
-        stages: the indices of the feature maps, as timm counts them.
-        num_channels: channels of every stage.
-        trunk_layers: the layers of the trunk; none of a ViT, and where layers do not come one after the other.
-        tail: the other layers.
+        name: as given.
+        scales: as given.
+        networks: see `nn/network.py`.
+        num_channels: channels of every stage; of each network and scale, the finest comes first.
+        num_early: feature maps before the tails, over all networks and scales.
 
     Args:
-        name: a timm model name, for example "tf_efficientnet_lite0", "wide_resnet50_2", "vit_small_patch14_dinov2".
-        stages: indices into timm's feature maps (CNN: stages, ViT: blocks), and one more for the convolution of the
-            head where a CNN has one, see `trainable_tail`. By default the strides 8, 16 and 32 of a CNN, as far as the
-            weights reach, or the blocks at one half and five sixths of the depth of a ViT.
-        weights: "auto", "none", or the path of a file: see `load_weights`.
+        name: a timm model name, such as "tf_efficientnet_lite0" or "vit_small_patch14_dinov2"; several are joined by +.
+        stages: of a single network, or a list for each; by default see `Network`.
+        weights: "auto" or "none" for all, or the path of a file for each network, joined by +; see `load_weights`.
+        scales: above 0 and at most 1: the sides that a network sees, in parts of the image's.
 
     Raises:
-        ValueError: an unknown name, a stage that the model does not have, or weights that cannot be loaded.
+        ValueError: an unknown name, a stage that a model lacks, weights that cannot be loaded, a scale out of range.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
-        self, name: str = "tf_efficientnet_lite0", stages: Sequence[int] | None = None, weights: str = "auto"
+        self,
+        name: str = "tf_efficientnet_lite0",
+        stages: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        weights: str = "auto",
+        scales: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
-        model = _create(name)
-        reductions = [info["reduction"] for info in model.feature_info]
-        self._patch = reductions[0] if _is_vit(model) else 1
+        names = name.split("+")
+        files = [weights] * len(names) if len(names) == 1 or weights in ("auto", "none") else weights.split("+")
+        if not scales or not all(0 < scale <= 1 for scale in scales) or len(set(scales)) < len(scales):
+            raise ValueError(
+                f"scales={list(scales)}: choose different numbers above 0 and at most 1, such as [0.667, 1]."
+            )
+        if len(files) != len(names):
+            raise ValueError(f"weights={weights!r}: give one file for each of {name}, joined by +, or auto.")
+        chosen = [stages] if stages and isinstance(stages[0], int) else stages or [None] * len(names)
+        if len(chosen) != len(names):
+            raise ValueError(f"stages={stages}: give a list for each of {name}.")
         self.name = name
-        self.stages = _default_stages(reductions) if stages is None else sorted(set(stages))
-        channels = [info["num_chs"] for info in model.feature_info]
-        if _has_head(model):
-            channels.append(model.num_features)
-        if not self.stages or not 0 <= self.stages[0] <= self.stages[-1] < len(channels):
-            raise ValueError(f"stages={stages} of {name}: choose among 0 to {len(channels) - 1}.")
-
-        missing = load_weights(model, name, weights)
-        while lacking := self._lacking(model, missing):
-            if stages is not None or len(self.stages) == 1:
-                raise ValueError(f"weights={weights!r} lacks {lacking!r}, which stages={self.stages} of {name} need.")
-            self.stages.pop()
-        self._has_head = _has_head(model) and not any(key.startswith("conv_head.") for key in missing)
-        self._weights = weights
-        self._prune(model)
-        self.num_channels = [channels[stage] for stage in self.stages]
-        self.trunk_layers, self.tail = _split(Layers(model, self.stages, self.num_channels), channels)
-        self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
-
-    def _prune(self, model: Any) -> None:
-        """Takes away what comes after the last of the stages."""
-        if self.stages[-1] == len(model.feature_info):  # the head's convolution, which timm counts as no stage
-            model.reset_classifier(0, "")
-        else:
-            model.prune_intermediate_layers(self.stages, prune_norm=not _is_vit(model), prune_head=True)
-
-    def _lacking(self, model: Any, missing: list[str]) -> str | None:
-        """The first parameter that the stages need and the weights do not have."""
-        pruned = copy.deepcopy(model) if missing else model
-        if missing:
-            self._prune(pruned)
-        return next((key for key in missing if key in pruned.state_dict()), None)
-
-    def trainable_tail(self, all_levels: bool = False) -> Layers:
-        """A copy of the tail to be trained. Where there is no trunk, what comes before the first stage is frozen.
-
-        Args:
-            all_levels: whether the stages of the copy are all feature maps of timm that come after the trunk's, and
-                the convolution of the head where there is one with weights.
-        """
-        tail = copy.deepcopy(self.tail)
-        if all_levels:
-            last = self.stages[-1]
-            with_head = self._has_head and last == len(self.tail.model.feature_info) - 1
-            levels = range(len(self.trunk_layers.stages) if self.trunk_layers else 0, last + 1 + with_head)
-            tail = Backbone(self.name, levels, self._weights).to(self.mean.device).tail
-            tail.load_state_dict(self.tail.state_dict(), strict=not with_head)
-        tail.requires_grad_(True)
-        if self.trunk_layers is None:
-            tail.freeze_before(self.stages[0])
-        return tail
+        self.scales = list(scales)
+        each = zip(names, chosen, files, strict=True)
+        self.networks = nn.ModuleList(Network(one, some, file) for one, some, file in each)  # type: ignore[arg-type]
+        self.num_channels = [channels for network in self._owners for channels in network.num_channels]
+        self.num_early = sum(len(n.trunk_layers.stages) for n in self._owners if n.trunk_layers)
 
     @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds the architecture: the arguments without the weights."""
-        return {"name": self.name, "stages": self.stages}
+        return {"name": self.name, "stages": [n.stages for n in self._networks], "scales": self.scales}
+
+    def finest(self, count: int) -> list[int]:
+        """The numbers of the `count` finest stages of every network and scale."""
+        numbers, start = [], 0
+        for network in self._owners:
+            numbers += range(start, start + min(count, len(network.stages)))
+            start += len(network.stages)
+        return numbers
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
-        """The feature maps of the stages, finest first."""
-        stages: Stages = self.tail(self.trunk(image)[-1])
-        return stages
+        """The feature maps of all stages."""
+        return self.tail(self.trunk(image)[1])
 
-    def trunk(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
-        """The feature maps before the first stage; a tail goes on from the last. Without layers, what a tail takes."""
-        if self._patch > 1:  # a ViT's patches must tile the image
-            size = [max(1, round(side / self._patch)) * self._patch for side in image.shape[-2:]]
-            image = F.interpolate(image, size, mode="bilinear", antialias=True)
-        normalised = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.trunk_layers(normalised) if self.trunk_layers else [normalised]
+    def trunk(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Stages, Stages]:
+        """What the trunks see, of every network at every scale: their feature maps, and what the tails go on from."""
+        levels: Stages = []
+        seen: Stages = []
+        images = [scaled(image, scale) for scale in self.scales]
+        for network in self._networks:
+            for some in images:
+                stages = network.trunk(some)
+                levels += stages if network.trunk_layers else []
+                seen.append(stages[-1])
+        return levels, seen
 
+    def tail(self, trunk: Stages) -> Stages:
+        """The feature maps of all stages, from what the trunks saw."""
+        return [stage for network, seen in zip(self._owners, trunk, strict=True) for stage in network.tail(seen)]
 
-@torch.no_grad()
-def stages_of(network: Callable[[Tensor], Stages], image: Float[Tensor, "b _ h w"]) -> Stages:
-    """A network's feature maps of many images, `IMAGES_AT_ONCE` at a time, without gradients."""
-    features = [network(images) for images in torch.split(image, IMAGES_AT_ONCE)]
-    return [torch.cat(stage) for stage in zip(*features, strict=True)]
+    def trainable_tail(self, all_levels: bool = False) -> Tails:
+        """Copies of the networks' tails, one for all scales; see `Network.trainable_tail`."""
+        return Tails([network.trainable_tail(all_levels) for network in self._networks], len(self.scales))
 
+    @property
+    def _networks(self) -> list[Network]:
+        return list(self.networks)  # type: ignore[arg-type] # nn.ModuleList knows no Network
 
-@torch.no_grad()
-def _split(whole: Layers, channels: list[int]) -> tuple[Layers | None, Layers]:
-    """The layers before the first stage, and the others, if the layers come one after the other."""
-    model, first = whole.model, whole.stages[0]
-    if not first or _is_vit(model):
-        return None, whole
-    last = model.feature_info[first - 1]["module"]
-    modules = list(model.named_modules())
-    end = max((number for number, (name, _) in enumerate(modules) if f"{name}.".startswith(f"{last}.")), default=-1)
-    trunk, rest = copy.deepcopy(model), copy.deepcopy(model)
-    trunk.prune_intermediate_layers([first - 1], prune_norm=True, prune_head=True)
-    for number, (name, module) in reversed(list(enumerate(modules))):  # what is inside of others first
-        if number + sum(1 for _ in module.modules()) - 1 <= end:
-            rest.set_submodule(name, nn.Identity())
-    early = Layers(trunk, list(range(first)), channels[:first])
-    tail = Layers(rest, whole.stages, whole.num_channels)
-    image = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
-    try:
-        same = agree(whole.features(model, image), tail.features(rest, early.features(trunk, image)[-1]))
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):  # each architecture fails in its way
-        same = False
-    return (early, tail) if same else (None, whole)
+    @property
+    def _owners(self) -> list[Network]:
+        """The network of every trunk: each once per scale."""
+        return [network for network in self._networks for _ in self.scales]
 
 
-def _is_vit(model: Any) -> bool:
-    return len({info["reduction"] for info in model.feature_info}) == 1
-
-
-def _create(name: str) -> Any:
-    if name not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"backbone {name!r} is not a timm model.{hint}")
-    try:
-        return timm.create_model(name, pretrained=False, dynamic_img_size=True)
-    except TypeError:  # not a ViT
-        return timm.create_model(name, pretrained=False)
-
-
-def _has_head(model: Any) -> bool:
-    """Whether a convolution after the last stage makes other features of it, as in EfficientNet."""
-    return hasattr(model, "conv_head") and model.num_features != model.feature_info[-1]["num_chs"]
-
-
-def _default_stages(reductions: list[int]) -> list[int]:
-    depth = len(reductions)
-    if len(set(reductions)) == 1:
-        return sorted({depth // 2, depth * 5 // 6})
-    return [stage for stage, reduction in enumerate(reductions) if reduction in (8, 16, 32)]
+def scaled(image: Float[Tensor, "b 3 h w"], scale: float) -> Float[Tensor, "b 3 _ _"]:
+    """A smaller image, its sides the nearest multiples of `STRIDE`; at scale 1 the image as it is."""
+    if scale == 1:
+        return image
+    size = [max(1, round(side * scale / STRIDE)) * STRIDE for side in image.shape[2:]]
+    return F.interpolate(image, size, mode="bilinear", antialias=True)

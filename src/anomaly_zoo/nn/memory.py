@@ -1,6 +1,7 @@
 """A memory of normal patches, stage by stage: a sample or a coreset to build it, nearest neighbours to ask it."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ class PatchMemory(nn.Module):
 
     Args:
         num_stages: feature maps per image, finest first.
-        num_raw: of them, the finest whose patches are also compared as they are.
+        raw: the numbers of those whose patches are also compared as they are.
         max_patches: of every stage that the memory keeps.
         coreset: whether these cover all patches (`greedy_coreset`), as in PatchCore; else they are a random sample.
 
@@ -30,17 +31,19 @@ class PatchMemory(nn.Module):
         ValueError: fewer than one patch.
     """
 
-    def __init__(self, num_stages: int, num_raw: int = 0, max_patches: int = 8192, coreset: bool = False) -> None:
+    def __init__(
+        self, num_stages: int, raw: Sequence[int] = (), max_patches: int = 8192, coreset: bool = False
+    ) -> None:
         super().__init__()
         if max_patches < 1:
             raise ValueError(f"{max_patches=}: a memory needs 1 or more.")
         self.num_stages = num_stages
-        self.num_raw = min(num_raw, num_stages)
+        self.raw = list(raw)
         self.max_patches = max_patches
         self.coreset = coreset
         for stage in range(num_stages):
             self.register_buffer(f"stage{stage}", torch.empty(0, 0))
-        for stage in range(self.num_raw):
+        for stage in self.raw:
             self.register_buffer(f"length{stage}", torch.empty(0))
 
     def fit(self, features: Stages) -> list[Int[Tensor, " _"]]:
@@ -50,7 +53,7 @@ class PatchMemory(nn.Module):
             The number of the image that each patch stems from, stage by stage.
         """
         images = []
-        for stage, feature in enumerate(features):
+        for stage, feature in enumerate(features[: self.num_stages]):
             patches = rows_of(feature)
             limit = MAX_CANDIDATES if self.coreset else self.max_patches
             chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:limit].to(patches.device)
@@ -58,7 +61,7 @@ class PatchMemory(nn.Module):
                 chosen = chosen[greedy_coreset(F.normalize(patches[chosen], dim=1), self.max_patches)]
             patches = patches[chosen]
             setattr(self, f"stage{stage}", F.normalize(patches, dim=1))
-            if stage < self.num_raw:
+            if stage in self.raw:
                 setattr(self, f"length{stage}", patches.norm(dim=1))
             images.append(chosen // feature[0, 0].numel())
         return images
@@ -81,7 +84,7 @@ class PatchMemory(nn.Module):
                     f"max_patches={self.max_patches}: without the held-out images nothing is left. Raise it."
                 )
             setattr(rest, f"stage{stage}", getattr(self, f"stage{stage}")[kept])
-            if stage < self.num_raw:
+            if stage in self.raw:
                 setattr(rest, f"length{stage}", getattr(self, f"length{stage}")[kept])
         return rest
 
@@ -92,15 +95,15 @@ class PatchMemory(nn.Module):
             RuntimeError: the memory is empty.
         """
         unit, raw = [], []
-        for stage, feature in enumerate(features):
+        for stage, feature in enumerate(features[: self.num_stages]):
             rows: Tensor = getattr(self, f"stage{stage}")
             if not len(rows):
                 raise RuntimeError("The patch memory is empty: fit it on the support first.")
             direction, shape = rows_of(F.normalize(feature, dim=1)), (len(feature), *feature.shape[2:])
-            nearest = nearest_rows(direction, rows, NUM_NEIGHBOURS + (stage < self.num_raw))
+            nearest = nearest_rows(direction, rows, NUM_NEIGHBOURS + (stage in self.raw))
             distance = row_distances(direction, rows, nearest)
             unit.append(mean_of_nearest(distance).view(shape))
-            if stage < self.num_raw:
+            if stage in self.raw:
                 as_they_are = row_distances(rows_of(feature), rows * getattr(self, f"length{stage}")[:, None], nearest)
                 raw.append(weighted_by_nearness(as_they_are, distance).view(shape))
         return Distances(patch=unit, detail=raw)

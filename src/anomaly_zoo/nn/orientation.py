@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import stages_of
 from anomaly_zoo.nn.nearest import distance_to_sample
+from anomaly_zoo.nn.network import stages_of
 
 NUM_ASKED = 8
 """Images that are enough to tell."""

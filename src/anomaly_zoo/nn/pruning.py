@@ -16,7 +16,7 @@ import torch_pruning as tp
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.network import Network
 
 Criterion = Literal["l1", "l2", "fpgm", "random", "taylor", "lamp", "batchnorm"]
 """What makes a channel unimportant: small weights (l1, l2, lamp), weights near the others' geometric median (fpgm), a
@@ -30,7 +30,7 @@ _TRACED_SIZE_PX = 64
 _ABOVE_ALL = 1e6  # importance is relative to its mean, so 1 is usual
 
 
-def prune_channels(backbone: Backbone, ratio: float, criterion: Criterion, image: Float[Tensor, "b 3 h w"]) -> History:
+def prune_channels(backbone: Network, ratio: float, criterion: Criterion, image: Float[Tensor, "b 3 h w"]) -> History:
     """Removes the least important channels of the hidden layers, in place; its stages keep their widths.
 
     Hidden is every layer whose channels do not reach a stage's output, not even by a residual connection; in a
@@ -70,7 +70,7 @@ def prune_channels(backbone: Backbone, ratio: float, criterion: Criterion, image
     return [(name, bool(is_output), [int(i) for i in channels]) for name, is_output, channels in history]
 
 
-def replay(backbone: Backbone, history: History) -> None:
+def replay(backbone: Network, history: History) -> None:
     """Removes the channels that another copy of the network has lost, in place.
 
     Args:
@@ -95,7 +95,7 @@ def check_ratio(ratio: float) -> None:
 class _Probed(nn.Module):
     """A backbone with a layer on each stage, by which the graph shows which channels reach the stages' outputs."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Network) -> None:
         super().__init__()
         self.backbone = backbone
         device = backbone.mean.device
@@ -109,7 +109,7 @@ class _Probed(nn.Module):
 
 
 @contextmanager
-def _traceable(backbone: Backbone) -> Iterator[_Probed]:
+def _traceable(backbone: Network) -> Iterator[_Probed]:
     """Lets gradients through everything, by which the graph is traced, and tidies up afterwards."""
     trainable = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
@@ -174,7 +174,7 @@ def _loose_parameters(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
     ]
 
 
-def _accumulate_influence(backbone: Backbone, image: Float[Tensor, "b 3 h w"]) -> None:
+def _accumulate_influence(backbone: Network, image: Float[Tensor, "b 3 h w"]) -> None:
     """Leaves a gradient on every weight: how much it moves the features, in a random direction.
 
     The distillation loss cannot tell, since its gradient is 0 where the student equals its teacher. Its curvature is
