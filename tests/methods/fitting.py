@@ -1,5 +1,6 @@
 """Tiny methods and data, and what tests of methods do with them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,16 +21,18 @@ Method = TypeVar("Method", bound=AnomalyModule)
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def backbone(name: str = "test_resnet") -> Backbone:
+def backbone(name: str = "test_resnet", scales: Sequence[float] = (1.0,)) -> Backbone:
     """A random one, always the same."""
     torch.manual_seed(0)
-    return Backbone(name, weights="none")
+    return Backbone(name, weights="none", scales=scales)
 
 
-def create(method: type[Method], backbone_name: str = "test_resnet", **options: Any) -> Method:
+def create(
+    method: type[Method], backbone_name: str = "test_resnet", scales: Sequence[float] = (1.0,), **options: Any
+) -> Method:
     """A method as its class says, with few views, always the same."""
     few: dict[str, Any] = {"support_views": 2, "orientations": "symmetries"}
-    return method(backbone(backbone_name), **(few | options))
+    return method(backbone(backbone_name, scales), **(few | options))
 
 
 def fit(module: Method, root: Path, shots: int = 4, **options: Any) -> Method:
