@@ -243,7 +243,8 @@ def _check_held_out(adapted: Adapted, num_scores: int) -> None:
     for held_out in (module.held_out_scores, module.held_out_peaks, module.held_out_level):
         assert held_out.isfinite().all()
     distances = [distance for group in adapted.held_out for distance in group.all()]
-    assert all(len(distance) == num_scores for distance in distances)
+    assert bool(module.kept_out) == (module.steps > 0 and num_scores == 4)
+    assert all(len(distance) == (len(module.kept_out) or num_scores) for distance in distances)
     in_units = torch.stack([distance.mean() for distance in distances]) / module.scorer.unit
     torch.testing.assert_close(in_units, torch.ones(len(distances)))
     torch.testing.assert_close(module.held_out_scores.mean(), torch.tensor(1.0), rtol=1e-4, atol=0)

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from anomaly_zoo.config import quiet
 from anomaly_zoo.data.mvtec import MVTecDataModule
+from anomaly_zoo.deploy.calibration import tail_quantile
 from anomaly_zoo.methods.memory import FrozenMemory
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.memory import PatchMemory
+from anomaly_zoo.nn.scoring import as_if_new
 from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.nn.validation import held_out_folds
-from anomaly_zoo.types import Distances, Prediction, Stages
+from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
 
 class Witness(AnomalyModule):
@@ -132,3 +134,55 @@ def test_held_out_images_have_distances_of_one_unit(tiny_root: Path) -> None:
     module = fitted(FrozenMemory(backbone(), support_views=1), data)
     assert module.held_out_scores.mean().item() == pytest.approx(1, rel=1e-5)
     assert module.held_out_level.item() == pytest.approx(1, rel=0.1)  # smoothing and resizing hardly move a mean
+
+
+class Trained(Witness):
+    """Notes which files its training saw; every image it has trained on looks far too normal to it."""
+
+    def __init__(self, backbone: Backbone, augmented: bool) -> None:
+        AnomalyModule.__init__(self, backbone, steps=6, memory=False, support_views=1, orientations="symmetries")
+        self.trains_on_batches = augmented
+        self.folds: list[tuple[set[float], set[float]]] = []
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.seen: set[str] = set()
+        self.images: set[bytes] = set()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.seen |= set(batch.path)
+        self.images |= {image.numpy().tobytes() for image in batch.image}
+        return self.weight.square()
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+@pytest.mark.parametrize(("shots", "num_kept_out"), [(2, 0), (3, 0), (4, 1), (6, 2)])
+def test_a_quarter_of_the_support_is_kept_out_of_training(
+    shots: int, num_kept_out: int, augmented: bool, tiny_root: Path
+) -> None:
+    data = MVTecDataModule(tiny_root, "alpha", shots=shots, image_size=64)
+    module = Trained(backbone(), augmented)
+    fitted(module, data)
+    files = {str(path) for path in data.support_files}
+    assert len(module.kept_out) == num_kept_out
+    assert module.seen == files - set(module.kept_out)
+    plain = {image.numpy().tobytes() for image in data.support().image}
+    assert (module.images <= plain) != augmented
+    assert len(module.held_out_scores) == shots
+
+
+def test_scores_of_images_that_were_trained_on_are_made_those_of_new_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    normal = 1 + 0.1 * torch.randn(2000, 8, generator=generator)
+    is_new = torch.tensor([True, False, False, False] * 2)
+    biased = torch.where(is_new, normal, 0.8 * normal)
+    new = 1 + 0.1 * torch.randn(2000, generator=generator)
+
+    def alarms(scores: Tensor) -> float:
+        thresholds = torch.tensor([tail_quantile(row.tolist(), 0.05) for row in scores])
+        return float((new > thresholds).float().mean())
+
+    assert alarms(normal) == pytest.approx(0.05, abs=0.015)
+    assert alarms(biased[:, ~is_new]) > 0.3  # what a threshold from trained images alone would do
+    repaired = torch.stack([as_if_new(row, is_new) for row in biased])
+    assert 0.001 < alarms(repaired) < 0.06
+    torch.testing.assert_close(repaired.mean(dim=1), biased[:, is_new].mean(dim=1))
+    assert torch.equal(as_if_new(normal[0], torch.ones(8, dtype=torch.bool)), normal[0])

@@ -4,6 +4,7 @@ Ours. A method measures distances in any unit. The memory beside it measures its
 be added, by nothing but support images that were held out.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -126,16 +127,24 @@ def maximum(distance: Float[Tensor, "b y x"]) -> Float[Tensor, " b"]:
 
 
 def as_if_new(score: Float[Tensor, " n"], is_new: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Scores of normal images, where a network was trained on those that are not new, and sees them as too normal.
+    """Scores of n normal images, where a network was trained on those that are not new, and sees them as too normal.
 
-    Ours. These are scaled so that their mean is that of the new ones, and then tell how much normal images vary.
+    Ours. These are scaled so that their mean is that of the m new ones. Then all are spread out around it: to the
+    larger of the spreads before and after, and by sqrt((1 + 1/m) / (1 + 1/n)), since no more than m tell the mean.
 
     Example:
-        >>> as_if_new(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, False, True]))
-        tensor([2., 4., 3.])
+        >>> as_if_new(torch.tensor([1.0, 1.0, 2.0, 4.0]), torch.tensor([False, False, True, True]))
+        tensor([3.0000, 3.0000, 1.1026, 4.8974])
     """
     is_new = is_new.to(score.device)
-    return score if is_new.all() else torch.where(is_new, score, score * score[is_new].mean() / score[~is_new].mean())
+    if is_new.all():
+        return score
+    mean = score[is_new].mean()
+    scaled = torch.where(is_new, score, score * mean / score[~is_new].mean())
+    num_new, num = int(is_new.sum()), len(score)
+    wider = torch.maximum(score.std(), scaled.std()) / scaled.std().clamp(min=torch.finfo(score.dtype).tiny)
+    spread: Tensor = mean + (scaled - mean) * wider * math.sqrt((1 + 1 / num_new) / (1 + 1 / num))
+    return spread
 
 
 def to_image(distance: Float[Tensor, "b y x"], size: tuple[int, int], sigma: float = 2.0) -> Float[Tensor, "b h w"]:
