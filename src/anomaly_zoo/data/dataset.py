@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from torch.utils.data import Dataset
 
-from anomaly_zoo.data.image_files import image_files, subfolders
+from anomaly_zoo.data.category import Category, check_mask, files_in, refuse, survey, tell
 from anomaly_zoo.data.images import read_image, read_mask
 from anomaly_zoo.data.regions import Regions, paint_outside
 from anomaly_zoo.data.samples import Sample
@@ -26,24 +26,26 @@ class MVTecDataset(Dataset[Sample]):
 
     Raises:
         FileNotFoundError: the dataset or the category is missing.
-        ValueError: the category has ground truth, but not for every anomalous image.
+        ValueError: names contradict each other, or only some of the anomalous images have a mask.
     """
 
     def __init__(self, root: Path, category: str, image_size: int) -> None:
         folder = category_folder(root, category)
         self.image_size = image_size
-        by_defect = {path.name: image_files(path) for path in subfolders(folder / "test")}
-        self.paths = [path for paths in by_defect.values() for path in paths]
+        files = files_in(folder)
+        found = Category(category, files)
+        problems, notes = survey(folder, files.values())
+        refuse(found.problems + problems, root)
+        for note in found.notes + notes:
+            tell(note)
+        test = {place: path for place, path in found.images.items() if place.startswith("test/")}
+        self.paths = list(test.values())
         self.labels = [path.parent.name != "good" for path in self.paths]
-        self.defects = [name for name, paths in by_defect.items() if paths and name != "good"]
-        truth = folder / "ground_truth"
-        # Any mask anywhere makes the category one with ground truth, so that a misnamed folder is an error, not a gap
-        self.has_masks = bool(self.defects) and any(image_files(path) for path in subfolders(truth))
-        masks = {defect: {path.stem: path for path in image_files(truth / defect)} for defect in self.defects}
+        self.defects = list(dict.fromkeys(path.parent.name for path in self.paths if path.parent.name != "good"))
         self.mask_paths = [
-            _find_mask(path, truth, masks) if label and self.has_masks else None
-            for path, label in zip(self.paths, self.labels, strict=True)
+            found.masks.get(place) if label else None for place, label in zip(test, self.labels, strict=True)
         ]
+        self.has_masks = any(path is not None for path in self.mask_paths)
         self.regions = Regions(folder)
 
     def __len__(self) -> int:
@@ -55,11 +57,7 @@ class MVTecDataset(Dataset[Sample]):
         mask = np.zeros((size, size), dtype=bool)
         if mask_path is not None:
             truth = read_mask(mask_path)
-            if truth.shape != image.shape[:2]:
-                raise ValueError(
-                    f"the mask {mask_path} has {truth.shape[1]}x{truth.shape[0]} pixels, but its image {path} has "
-                    f"{image.shape[1]}x{image.shape[0]}: save the mask in the size of the image"
-                )
+            check_mask(truth, mask_path, path, *image.shape[:2])
             mask = resize_mask(truth, size)
         counts = None if region is None else resize_mask(region, size)[None]
         return Sample(resize(image, size)[None], mask[None], self.labels[index], str(path), counts)
@@ -72,14 +70,3 @@ def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h
         return image, None
     region = regions.mask(path, *image.shape[:2])
     return paint_outside(image, region), region
-
-
-def _find_mask(image_path: Path, truth: Path, masks: dict[str, dict[str, Path]]) -> Path:
-    defect, stem = image_path.parent.name, image_path.stem
-    mask = masks[defect].get(f"{stem}_mask", masks[defect].get(stem))
-    if mask is None:
-        raise ValueError(
-            f"{image_path} has no mask, though {truth} holds masks: add {truth / defect / f'{stem}_mask.png'} "
-            "(or move the ground_truth folder away to score images only)"
-        )
-    return mask

@@ -35,11 +35,15 @@ class Header(NamedTuple):
     """What a file says of its picture before any pixel is decoded.
 
     Attributes:
+        width: in pixels; with `height` swapped in some files that are to be turned.
+        height: likewise.
         orientation: how a camera noted that the picture is to be turned, 1 (not at all) to 8.
         pages: pages of a TIFF, frames of an animated WebP or PNG.
         is_deep: whether it has 16 bits per channel.
     """
 
+    width: int
+    height: int
     orientation: int
     pages: int
     is_deep: bool
@@ -89,7 +93,7 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file, _opened(file, str(path), MAX_IMAGE_PIXELS) as image:
         orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own would decode all of it
         turned = orientation if orientation in range(1, 9) else 1
-        return Header(turned, len(_pages(image)), _is_deep(image))
+        return Header(image.width, image.height, turned, len(_pages(image)), _is_deep(image))
 
 
 def read_mask(path: Path) -> np.ndarray:

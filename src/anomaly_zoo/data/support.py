@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_zoo.data.category import means_normal
 from anomaly_zoo.data.image_files import image_files, subfolders
 
 _PREPARE = "{0} is a folder of images that is not prepared yet: python -m anomaly_zoo.data prepare {0}"
@@ -80,7 +81,11 @@ def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int
         if _is_unprepared(root / category):
             raise FileNotFoundError(_PREPARE.format(root / category))
         found = "holds no images" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{folder} {found}: put the normal training images there (png, jpg, bmp, tif or webp)")
+        meant = next((sub for sub in subfolders(folder.parent) if means_normal(sub.name) and sub != folder), None)
+        way_out = (
+            f"rename {meant} to good" if meant else "put the normal training images there (png, jpg, bmp, tif, webp)"
+        )
+        raise FileNotFoundError(f"{folder} {found}: {way_out}")
     if not 1 <= shots <= len(files):
         raise ValueError(
             f"shots is {shots}, but {folder} holds {len(files)} normal images: choose shots from 1 to {len(files)}"

@@ -1,23 +1,35 @@
 """What is in a dataset, and what is wrong with which file: every image is read once."""
 
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files, is_image_file, subfolders
-from anomaly_zoo.data.images import read_image, read_mask
-from anomaly_zoo.data.prepare.duplicates import near_duplicates, thumbnail
+from anomaly_zoo.data.category import Category, at_most, check_mask, files_in, means_normal, some
+from anomaly_zoo.data.image_files import is_hidden, subfolders
+from anomaly_zoo.data.images import read_header, read_image, read_mask, read_mask_with_remark
+from anomaly_zoo.data.prepare.duplicates import near_copies, thumbnail
 from anomaly_zoo.data.prepare.tree import Files
-from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE, Regions, check_region
+from anomaly_zoo.data.regions import POLYGON_FILE, Regions, check_region
 from anomaly_zoo.data.transforms import resize_mask
 
 _IMAGE_SIZE = 256  # of the protocol; smaller defects vanish
-_MAX_SHOWN = 5
-_EXPECTED_SUFFIXES = (*IMAGE_SUFFIXES, ".json", ".txt", ".sha256", ".md", ".csv", ".db")
+_MAX_SHOWN, _THREADS = 5, 4
+_DARK = 128  # below it, one bit and more of 16 is not used
+
+_DARK_TEXT = "16-bit, but at most {} of 255 when read, so nearly black: multiply the values until white is 65535"
+_BLANK = "one colour all over"
+_DOUBTFUL = "the mask {}"
+_INVERTED = "the mask marks {} % of the image: is it inverted?"
+_EMPTY = "the mask marks nothing, so that all pixels count as normal"
+_NORMAL = "the mask marks something, but the image counts as normal"
+_VANISHING = f"the defect vanishes at {_IMAGE_SIZE} px: raise image_size and set tile_px"
 
 
 @dataclass
@@ -37,19 +49,32 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-def files_of(root: Path) -> Files:
-    """Images, masks and regions of all categories of a dataset in the MVTec layout, by their places."""
-    found: dict[str, Path] = {}
-    for category in subfolders(root):
-        folders = [category / "train" / "good"]
-        folders += [sub for split in ("test", "ground_truth") for sub in subfolders(category / split)]
-        if not folders[0].is_dir():
-            continue
-        paths = [path for folder in folders for path in image_files(folder)]
-        paths += [category / POLYGON_FILE] if (category / POLYGON_FILE).is_file() else []
-        paths += [path for path in sorted((category / MASK_FOLDER).rglob("*")) if is_image_file(path)]
-        found |= {path.relative_to(root).as_posix(): path for path in paths}
-    return found
+@dataclass
+class _Look:
+    """What is kept of an image and its mask when they have been read."""
+
+    shape: tuple[int, int]
+    is_grey: bool
+    thumbnail: Float32[np.ndarray, " d"]
+    digest: bytes
+    doubts: list[tuple[str, Path, object]]
+    """Which text, about which file, with what in its braces."""
+
+
+def categories_in(root: Path) -> list[Path]:
+    """The folders in a dataset that are categories."""
+    return [folder for folder in subfolders(root) if is_category(folder)]
+
+
+def is_category(folder: Path) -> bool:
+    """Whether a folder is a category in the MVTec layout, be its `good` spelled as it may."""
+    return any(means_normal(sub.name) for sub in subfolders(folder / "train"))
+
+
+def files_of(*categories: Path) -> Files:
+    """Images, masks and regions of categories in the MVTec layout, by their places."""
+    names = {folder: (folder if folder.name not in ("", "..") else folder.resolve()).name for folder in categories}
+    return {f"{names[folder]}/{place}": path for folder in categories for place, path in files_in(folder).items()}
 
 
 def inspect(files: Files) -> Iterator[Report]:
@@ -60,173 +85,177 @@ def inspect(files: Files) -> Iterator[Report]:
         category, _, inside = place.partition("/")
         by_category.setdefault(category, {})[inside] = path
     for category, part in sorted(by_category.items()):
-        yield _Inspection(category, part).report
+        yield _Inspection(Category(category, part)).report
 
 
 class _Inspection:
-    """One category: its files by their places, and what was noticed while reading them."""
+    """One category, and what is noticed while its files are read."""
 
-    def __init__(self, category: str, files: dict[str, Path]) -> None:
-        self.report = Report(category)
-        self.files = files
-        self.images = {place: path for place, path in files.items() if place.startswith(("train/", "test/"))}
-        self.masks = {_image_stem(place): path for place, path in files.items() if place.startswith("ground_truth/")}
-        self.by_size: dict[str, list[Path]] = {}
-        self.by_mode: dict[str, list[Path]] = {}
-        self.shapes: dict[str, tuple[int, int]] = {}
-        self.thumbnails: dict[str, np.ndarray] = {}
-        self.vanishing: list[Path] = []
+    def __init__(self, category: Category) -> None:
+        self.category, self.images = category, category.images
+        self.report = Report(category.name, notes=list(category.notes), problems=list(category.problems))
         self._count()
-        for place, path in self.images.items():
-            with self._as_problem():
-                self._read(place, path)
+        self.looks: dict[str, _Look] = {}
+        with ThreadPoolExecutor(_THREADS) as threads:  # decoding lets go of the interpreter
+            for place, look in zip(self.images, threads.map(self._look, self.images), strict=True):
+                if isinstance(look, _Look):
+                    self.looks[place] = look
+                else:
+                    self.report.problems.append(look)
         self._check_regions()
-        self._list_unused_masks()
-        self._compare_sizes("sizes", self.by_size)
-        self._compare_sizes("colour modes", self.by_mode)
-        self._list_vanishing()
-        self._list_duplicates()
-
-    @contextmanager
-    def _as_problem(self) -> Iterator[None]:
-        """Turns what is wrong with a file into a line of the report."""
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            self.report.problems.append(str(error))
+        self._compare_sizes()
+        self._list_doubts()
+        self._list_copies()
 
     def _count(self) -> None:
+        """Says what counts as what, and where it lies."""
+        split = {place: "/".join(place.split("/")[:2]) for place in self.images}
+        train = [path for place, path in self.images.items() if split[place] == "train/good"]
+        normal = [path for place, path in self.images.items() if split[place] == "test/good"]
+        anomalous = [path for place, path in self.images.items() if split[place] not in ("train/good", "test/good")]
+        masks = [path for place, path in self.category.files.items() if place.startswith("ground_truth/")]
         report = self.report
-        folders = Counter(place.rpartition("/")[0] for place in self.images)
-        train, normal = folders.pop("train/good", 0), folders.pop("test/good", 0)
-        report.found.append(f"{train} normal training images: shots up to {train}")
-        report.found.append(f"{normal} normal and {sum(folders.values())} anomalous test images")
-        report.found += [f"  {number} {folder.removeprefix('test/')}" for folder, number in sorted(folders.items())]
-        num_masks = sum(place.startswith("ground_truth/") for place in self.files)
-        report.found.append(f"{num_masks} masks" if num_masks else "no masks: image metrics only")
-        if any(place.startswith(("region.", "region/")) for place in self.files):
+        report.found.append(f"{_counted(train, 'normal training images')} (shots up to {len(train)})")
+        report.found.append(_counted(normal, "normal test images"))
+        report.found.append(_counted(anomalous, "anomalous test images"))
+        report.found.append(_counted(masks, "masks") if masks else "no masks: image metrics only")
+        if any(place.startswith(("region.", "region/")) for place in self.category.files):
             report.found.append("a region of interest")
         if not train:
-            report.problems.append(f"{report.category} has no normal training images")
-        if not folders:
+            report.problems.append(f"{report.category} has no normal training images: put them into train/good")
+        if not anomalous:
             report.notes.append("no anomalous images: fit, predict and maps work, metrics are undefined")
         elif not normal:
             report.notes.append("no normal test images: image metrics are undefined")
 
-    def _read(self, place: str, path: Path) -> None:
-        image = read_image(path)
-        height, width = image.shape[:2]
-        self.shapes[place] = (height, width)
-        self.by_size.setdefault(f"{width}x{height}", []).append(path)
-        self.by_mode.setdefault("grey" if (image == image[..., :1]).all() else "colour", []).append(path)
-        self.thumbnails[place] = thumbnail(image)
-        if not self.masks or place.split("/")[1] == "good":
-            return
-        mask_path = self.masks.get(_image_stem(place))
-        if mask_path is None:
-            raise ValueError(f"{path} has no mask, though other images of {self.report.category} have one")
-        mask = read_mask(mask_path)
-        if mask.shape != image.shape[:2]:
-            shown = f"{mask.shape[1]}x{mask.shape[0]} pixels, but its image {path} has {width}x{height}"
-            raise ValueError(f"the mask {mask_path} has {shown}")
-        if not mask.any():
-            self.report.notes.append(
-                f"the mask {mask_path} marks nothing: all pixels of {path.name} will count as normal"
-            )
-        elif not resize_mask(mask, _IMAGE_SIZE).any():
-            self.vanishing.append(path)
+    def _look(self, place: str) -> _Look | str:
+        """Reads an image and its mask, or says why that is impossible."""
+        path, mask_path = self.images[place], self.category.masks.get(place)
+        doubts: list[tuple[str, Path, object]] = []
+        try:
+            image = read_image(path)
+            brightest, darkest = int(image.max()), int(image.min())
+            if brightest < _DARK and read_header(path).is_deep:
+                doubts.append((_DARK_TEXT, path, brightest))
+            if brightest == darkest:
+                doubts.append((_BLANK, path, ""))
+            if mask_path is not None:
+                doubts += _look_at_mask(mask_path, path, image.shape[:2], place.startswith("test/good/"))
+        except (ValueError, OSError) as error:
+            return str(error)
+        is_grey = bool((image == image[..., :1]).all())
+        return _Look(image.shape[:2], is_grey, thumbnail(image), hashlib.sha1(image).digest(), doubts)  # noqa: S324
 
     def _check_regions(self) -> None:
-        if POLYGON_FILE in self.files:
-            with self._as_problem():
-                Regions(self.files[POLYGON_FILE].parent)
-        start = f"{MASK_FOLDER}/"
-        masks = {_stem(place).removeprefix(start): p for place, p in self.files.items() if place.startswith(start)}
-        for place, path in self.images.items() if masks else ():
-            with self._as_problem():
-                mask_path = masks.get(f"{_stem(place)}_mask", masks.get(_stem(place)))
-                if mask_path is None:
-                    raise ValueError(f"{path} has no region, though other images of {self.report.category} have one")
-                region = read_mask(mask_path)
-                check_region(region, mask_path, path, *self.shapes.get(place, region.shape))
+        polygons = self.category.files.get(POLYGON_FILE)
+        problems = {}  # in place of a set, in their order
+        for place, look in self.looks.items():
+            path, mask_path = self.images[place], self.category.regions.get(place)
+            try:
+                if polygons is not None:
+                    Regions(polygons.parent).mask(path, *look.shape)
+                elif mask_path is not None:
+                    check_region(read_mask(mask_path), mask_path, path, *look.shape)
+            except (ValueError, OSError) as error:
+                problems[str(error)] = None
+        self.report.problems += problems
 
-    def _list_unused_masks(self) -> None:
-        images = {_image_stem(place) for place in self.images}
-        unused = [path for stem, path in self.masks.items() if stem not in images]
-        self._note_some([f"the mask {path} belongs to no image: is its name right?" for path in unused],
-                        "more masks belong to no image")  # fmt: skip
+    def _compare_sizes(self) -> None:
+        """Lists sizes and colour modes, the most frequent first, with an example of those that stand out."""
+        for what in ("sizes", "colour modes"):
+            groups: dict[str, list[Path]] = {}
+            for place, look in self.looks.items():
+                mode = "grey" if look.is_grey else "colour"
+                name = f"{look.shape[1]}x{look.shape[0]}" if what == "sizes" else mode
+                groups.setdefault(name, []).append(self.images[place])
+            first, *others = sorted(groups.items(), key=lambda pair: -len(pair[1])) or [("of none", [])]
+            few = len(others) < _MAX_SHOWN  # of many there is none that stands out
+            shown = [
+                f"{name} ({len(paths)}{f', as {paths[0]}' if few else ''})" for name, paths in others[: _MAX_SHOWN - 1]
+            ]
+            more = f" and {len(others) + 1 - _MAX_SHOWN} more" if len(others) >= _MAX_SHOWN else ""
+            if others:
+                self.report.notes.append(
+                    f"{len(groups)} {what}: {', '.join([f'{first[0]} ({len(first[1])})', *shown])}{more}"
+                )
+            elif first[1]:
+                self.report.found.append(f"all images {first[0]}")
 
-    def _compare_sizes(self, what: str, counts: dict[str, list[Path]]) -> None:
-        """Lists the sizes (or colour modes), the most frequent first, with an example of those that stand out."""
-        (name, paths), *others = sorted(counts.items(), key=lambda pair: -len(pair[1])) or [("", [])]
-        few = len(others) < _MAX_SHOWN  # of many there is none that stands out
-        shown = [f"{name} ({len(paths)})"]
-        shown += [f"{name} ({len(paths)}{f', as {paths[0]}' if few else ''})" for name, paths in others]
-        more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
-        if others:
-            self.report.notes.append(f"{len(counts)} {what}: {', '.join(shown[:_MAX_SHOWN])}{more}")
-        elif paths:
-            self.report.found.append(f"all images {name}")
+    def _list_doubts(self) -> None:
+        """A note for every kind of doubt, with the files in question."""
+        kinds: dict[str, list[tuple[Path, object]]] = {}
+        for look in self.looks.values():
+            for text, path, value in look.doubts:
+                kinds.setdefault(text, []).append((path, value))
+        for text, cases in kinds.items():
+            self.report.notes.append(f"{some([path for path, _ in cases])}: {text.format(cases[0][1])}")
 
-    def _list_vanishing(self) -> None:
-        if not self.vanishing:
-            return
-        names, number = ", ".join(path.name for path in self.vanishing[:_MAX_SHOWN]), len(self.vanishing)
-        vanish = "defects vanish" if number > 1 else "defect vanishes"
-        self.report.notes.append(f"{number} {vanish} at {_IMAGE_SIZE} px ({names}): raise image_size and set tile_px")
-
-    def _list_duplicates(self) -> None:
-        train, test = ([p for p in self.thumbnails if p.startswith(split)] for split in ("train/", "test/"))
-        pairs = near_duplicates([self.thumbnails[p] for p in train], [self.thumbnails[p] for p in test])
-        both = [f"{self.images[train[i]]} and {self.images[test[j]]}" for i, j in pairs]
-        self._note_some([f"{pair} look like one image, in training and test" for pair in both],
-                        "more pairs look like one image")  # fmt: skip
-
-    def _note_some(self, notes: list[str], more: str) -> None:
-        self.report.notes += notes[:_MAX_SHOWN]
-        if len(notes) > _MAX_SHOWN:
-            self.report.notes.append(f"{len(notes) - _MAX_SHOWN} {more}")
-
-
-def unread_files(folder: Path, files: Files) -> list[str]:
-    """Counts files beside those that are read, hidden ones aside: they may have been meant to be images.
-
-    Returns a sentence for every suffix that is none of an image, and for every folder with images.
-    """
-    read = {path.absolute() for path in files.values() if isinstance(path, Path)}
-    suffixes: Counter[str] = Counter()
-    folders: Counter[Path] = Counter()
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
-            continue
-        if suffix not in _EXPECTED_SUFFIXES:
-            suffixes[suffix or "nothing"] += 1
-        elif suffix in IMAGE_SUFFIXES and path.absolute() not in read:
-            folders[path.parent] += 1
-    return [f"{_files(number)} ending in {suffix}: no images, passed over" for suffix, number in suffixes.items()] + [
-        f"{_files(number)} directly in {parent}: passed over, since no images are looked for there"
-        for parent, number in folders.items()
-    ]
-
-
-def broken_links(folder: Path) -> list[str]:
-    """Names the links that lead nowhere, which would count as no file at all."""
-    links = sorted(path for path in folder.rglob("*") if path.is_symlink() and not path.exists())
-    return [f"{path} is a link to {path.readlink()}, which is not there" for path in links]
+    def _list_copies(self) -> None:
+        """Images that are one, by their pixels or nearly so: a problem where their labels differ."""
+        looked = {place: look for place, look in self.looks.items() if all(d[0] != _DARK_TEXT for d in look.doubts)}
+        places, looks = list(looked), list(looked.values())  # of dark images little is left to compare
+        is_normal = [place.split("/")[1] == "good" for place in places]
+        first: dict[bytes, int] = {}
+        problems, notes, in_train = [], [], set()
+        for number, look in enumerate(looks):
+            other = first.setdefault(look.digest, number)
+            if is_normal[other] != is_normal[number]:
+                a, b = sorted((other, number), key=lambda n: not is_normal[n])
+                pair = f"{self.images[places[a]]} is normal and {self.images[places[b]]} anomalous"
+                problems.append(f"{pair}, but they are one image: remove the one that is wrong")
+        for a, b in near_copies([look.thumbnail for look in looks], is_normal):
+            pair, both = (places[a], places[b]), {places[a].split("/")[0], places[b].split("/")[0]}
+            if is_normal[a] != is_normal[b] and looks[a].digest == looks[b].digest:
+                continue
+            if both == {"train"}:
+                in_train |= set(pair)
+                continue
+            where = "in training and test" if len(both) > 1 else "in the test split"
+            labels = "" if is_normal[a] == is_normal[b] else ", one normal and one anomalous"
+            notes.append(f"{self.images[pair[0]]} and {self.images[pair[1]]} look like one image, {where}{labels}")
+        self.report.problems += at_most(problems, "more pairs are normal and anomalous at once")
+        self.report.notes += at_most(notes, "more pairs look like one image")
+        if in_train:
+            copies = some([self.images[place] for place in places if place in in_train])
+            self.report.notes.append(
+                f"{copies}: look like copies of each other, or one part seen several times; they count as one image, "
+                "and a threshold from them comes out too low"
+            )
 
 
-def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number} files"
+def _look_at_mask(
+    mask_path: Path, path: Path, shape: tuple[int, int], is_normal: bool
+) -> Iterator[tuple[str, Path, object]]:
+    mask, remark = read_mask_with_remark(mask_path)
+    check_mask(mask, mask_path, path, *shape)
+    share = float(mask.mean())
+    if remark:
+        yield _DOUBTFUL, mask_path, remark
+    if is_normal:
+        if share:
+            yield _NORMAL, mask_path, ""
+    elif not share:
+        yield _EMPTY, mask_path, ""
+    elif share > 0.5:
+        yield _INVERTED, mask_path, round(100 * share)
+    elif not resize_mask(mask, _IMAGE_SIZE).any():
+        yield _VANISHING, path, ""
 
 
-def _stem(place: str) -> str:
-    """A place without the file's suffix."""
-    folder, _, name = place.rpartition("/")
-    return f"{folder}/{Path(name).stem}"
+def ignored(folder: Path) -> list[str]:
+    """Hidden files and those of the system, which nobody looks at, in a line; none if there are none."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        found += [Path(parent, name) for name in (*folders, *names) if is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+    return [f"ignored, hidden or of the system: {some(sorted(found))}"] if found else []
 
 
-def _image_stem(place: str) -> str:
-    """Defect and name of a test image, the same for its mask."""
-    stem = _stem(place).removeprefix("test/")
-    return stem.removeprefix("ground_truth/").removesuffix("_mask") if stem.startswith("ground_truth/") else stem
+def _counted(paths: Sequence[Path], what: str) -> str:
+    """How many there are, and where."""
+    folders = Counter(path.parent for path in paths)
+    if not folders:
+        return f"no {what}"
+    parent = Path(os.path.commonpath(folders))
+    each = [f"{number} {folder.relative_to(parent)}" for folder, number in folders.items()] if len(folders) > 1 else []
+    return f"{len(paths)} {what} in {parent}" + (f": {', '.join(each)}" if each else "")

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES
+from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, same_name
 from anomaly_zoo.data.prepare.download import file_sha256
 from anomaly_zoo.data.support import seeded_permutation
 
@@ -102,17 +102,22 @@ def damaged_files(target: Path) -> list[str]:
 
 
 def check_places(files: Files) -> None:
-    """Refuses a dataset without files, and places that are none for an image, or that differ in case only."""
+    """Refuses a dataset without files, and places that are none for an image, or that look the same."""
     if not files:
         raise ValueError("no images found: is this the folder that the dataset was unpacked into?")
-    seen: dict[str, str] = {}
     for place in files:
         path = PurePosixPath(place)
         if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in (*IMAGE_SUFFIXES, ".json"):
             raise ValueError(f"{place!r} is no place for an image in a dataset")
-        other = seen.setdefault(place.casefold(), place)
-        if other != place:  # one of them would be lost where file names ignore case
-            raise ValueError(f"{place!r} and {other!r} differ in case only: rename one of their sources")
+    for problem in same_places(files):
+        raise ValueError(problem)
+
+
+def same_places(files: Files) -> list[str]:
+    """Names places of which one would be lost where file names ignore case, or how an umlaut is written."""
+    seen: dict[str, str] = {}
+    pairs = [(place, seen.setdefault(same_name(place).casefold(), place)) for place in files]
+    return [f"{a!r} and {b!r} differ in case only: rename one of their sources" for a, b in pairs if a != b]
 
 
 def thin_out(files: Files, max_test: int | None) -> Files:
