@@ -5,6 +5,7 @@ import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,6 +49,10 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], tuple[int, str
 
 
 Check = Callable[[Path], tuple[int, str]]
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
 
 
 def masks_of(folder: Path) -> list[Path]:
@@ -97,7 +102,7 @@ def test_folders_in_another_case_are_not_passed_over(own: Path, check: Check, na
 
 @pytest.mark.parametrize("second", ["000.jpg", "000.PNG", "000.tif"])
 def test_one_mask_for_two_images_is_refused(mvtec: Path, own: Path, check: Check, second: str, tmp_path: Path) -> None:
-    image = cv2.imread(str(own / "anomalous" / "001.png"))
+    image = pixels_of(own / "anomalous" / "001.png")
     for folder in (own / "anomalous", mvtec / "alpha" / "test" / "large"):
         write_image(folder / second, image)
     for folder in (own, mvtec):
@@ -113,7 +118,7 @@ def test_one_mask_for_two_images_is_refused(mvtec: Path, own: Path, check: Check
 
 @pytest.mark.parametrize("second", ["000.png", "000.bmp", "000_mask.jpg", "000_MASK.png"])
 def test_two_masks_for_one_image_are_refused(mvtec: Path, own: Path, check: Check, second: str, tmp_path: Path) -> None:
-    mask = cv2.imread(str(own / "masks" / "000_mask.png"))
+    mask = pixels_of(own / "masks" / "000_mask.png")
     for folder in (own / "masks", mvtec / "alpha" / "ground_truth" / "large"):
         write_image(folder / second, 255 - mask)
     for folder in (own, mvtec):
@@ -236,7 +241,7 @@ def test_links_to_nowhere_are_no_files_that_are_missing(mvtec: Path, own: Path, 
 ])  # fmt: skip
 def test_one_image_with_two_labels_is_a_problem(mvtec: Path, check: Check, where: str, copy: str) -> None:
     source, target = mvtec / "alpha" / "test" / "small" / "001.png", mvtec / "alpha" / where / copy
-    write_image(target, cv2.imread(str(source))[..., ::-1])
+    write_image(target, pixels_of(source))
     status, said = check(mvtec)
     assert status == 1
     assert f"problem: {target} is normal and {source} anomalous, but they are one image" in said
@@ -244,20 +249,20 @@ def test_one_image_with_two_labels_is_a_problem(mvtec: Path, check: Check, where
 
 def test_copies_are_noted_in_all_splits(mvtec: Path, own: Path, check: Check) -> None:
     alpha, rng = mvtec / "alpha", np.random.default_rng(0)
-    image = cv2.imread(str(alpha / "train" / "good" / "002.png"))
+    image = pixels_of(alpha / "train" / "good" / "002.png")
     noisy = np.clip(image + rng.normal(0, 1, image.shape), 0, 255).astype(np.uint8)
-    write_image(alpha / "test" / "good" / "copy.jpg", noisy[..., ::-1])
+    write_image(alpha / "test" / "good" / "copy.jpg", noisy)
     assert "copy.jpg look like one image, in training and test" in check(mvtec)[1]
-    write_image(alpha / "test" / "large" / "again.png", noisy[..., ::-1])
+    write_image(alpha / "test" / "large" / "again.png", noisy)
     write_image(alpha / "ground_truth" / "large" / "again.png", np.eye(48, dtype=np.uint8))
     assert "again.png look like one image, in the test split, one normal and one anomalous" in check(mvtec)[1]
-    write_image(alpha / "train" / "good" / "burst.png", image[..., ::-1])
+    write_image(alpha / "train" / "good" / "burst.png", image)
     assert "002.png, burst.png: look like copies of each other, or one part seen" in check(mvtec)[1]
 
 
-def save_masks(own: Path, change: Callable[[np.ndarray], Image.Image], suffix: str, **options: object) -> None:
+def save_masks(own: Path, change: Callable[[np.ndarray], Image.Image], suffix: str, **options: Any) -> None:
     for path in masks_of(own):
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        pixels = pixels_of(path)
         path.unlink()
         change(pixels).save(path.with_suffix(suffix), **options)
 
@@ -375,12 +380,12 @@ def test_turned_photos_whose_masks_fit_are_not(own: Path, check: Check) -> None:
     exif[274] = 6
     for image, mask in zip(sorted((own / "anomalous").iterdir()), masks_of(own), strict=True):
         Image.open(image).crop((0, 0, 48, 30)).save(image, exif=exif)
-        pixels = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+        pixels = pixels_of(mask)
         pixels[0, 0] = 255
         write_image(mask, np.rot90(pixels[:30], -1))
     assert "turned as" not in check(own)[1]
     for mask in masks_of(own):
-        write_image(mask, np.rot90(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)))
+        write_image(mask, np.rot90(pixels_of(mask)))
     status, said = check(own)
     assert status == 1
     assert "has 30x48 (an image is turned as its camera noted): save the mask in the size of the image" in said
@@ -393,7 +398,7 @@ def test_16_bit_files_that_use_little_of_it_are_noted(
 ) -> None:
     for folder in (own / "normal", mvtec / "alpha" / "train" / "good"):
         for path in sorted(folder.iterdir()):
-            deep = cv2.imread(str(path)).astype(np.uint16) << (bits - 8)
+            deep = pixels_of(path).astype(np.uint16) << (bits - 8)
             path.unlink()
             path.with_suffix(suffix).write_bytes(cv2.imencode(suffix, deep[..., 0] if is_grey else deep)[1].tobytes())
     for folder in (own, mvtec):

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -162,7 +162,7 @@ def _opened(file: io.BufferedIOBase, name: str, max_pixels: int) -> Iterator[Any
             warnings.simplefilter("ignore")
             if isinstance(file, io.BytesIO) and not _is_whole(file.getvalue()):
                 raise EOFError
-            with Image.open(file, formats=IMAGE_FORMATS) as image:
+            with Image.open(cast(IO[bytes], file), formats=IMAGE_FORMATS) as image:
                 _refuse_size(image, name, max_pixels)
                 yield image
             return

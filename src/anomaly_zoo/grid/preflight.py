@@ -37,15 +37,21 @@ def check(cells: Sequence[Cell], console: Console) -> None:
             data.setup("test")
             supports.setdefault((data.root, data.category, cell.store), set()).update(data.support_files)
         seen.add(draw)
+    noted: dict[Path, list[str]] = {}
     for (root, category, store), support in supports.items():
         with console.status(f"Checking the images of {escape(category)}"):
-            notes = _check(root, category, support, store)
+            file, notes = _check(root, category, support, store)
+        noted[file] = notes
+    for file, notes in noted.items():
         for note in notes:
             tell(note)
+        with suppress(OSError):  # it only saves time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("\n".join(notes), encoding="utf-8")
 
 
-def _check(root: Path, category: str, support: set[Path], store: Path) -> list[str]:
-    """Reads the images and masks of a category, unless that is noted for these files; returns what is doubtful."""
+def _check(root: Path, category: str, support: set[Path], store: Path) -> tuple[Path, list[str]]:
+    """Reads the images and masks of a category, unless that is noted; returns where to note it, and doubts."""
     files = {
         f"{category}/{place}": path
         for place, path in files_in(root / category).items()
@@ -53,10 +59,7 @@ def _check(root: Path, category: str, support: set[Path], store: Path) -> list[s
     }
     noted = store / ".checked" / sha256([version_of(path) for path in files.values()])[:32]
     with suppress(OSError):
-        return noted.read_text(encoding="utf-8").splitlines()
+        return noted, noted.read_text(encoding="utf-8").splitlines()
     (report,) = inspect(files)
     refuse(report.problems, root)
-    with suppress(OSError):  # it only saves time
-        noted.parent.mkdir(parents=True, exist_ok=True)
-        noted.write_text("\n".join(report.notes), encoding="utf-8")
-    return report.notes
+    return noted, report.notes

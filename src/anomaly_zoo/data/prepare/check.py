@@ -144,11 +144,11 @@ class _Inspection:
         except (ValueError, OSError) as error:
             return str(error)
         is_grey = bool((image == image[..., :1]).all())
-        return _Look(image.shape[:2], is_grey, thumbnail(image), hashlib.sha1(image).digest(), doubts)  # noqa: S324
+        return _Look(image.shape[:2], is_grey, thumbnail(image), hashlib.sha1(image.tobytes()).digest(), doubts)  # noqa: S324
 
     def _check_regions(self) -> None:
         polygons = self.category.files.get(POLYGON_FILE)
-        problems = {}  # in place of a set, in their order
+        problems: dict[str, None] = {}  # in place of a set, in their order
         for place, look in self.looks.items():
             path, mask_path = self.images[place], self.category.regions.get(place)
             try:
@@ -201,16 +201,16 @@ class _Inspection:
             other = first.setdefault(look.digest, number)
             if is_normal[other] != is_normal[number]:
                 a, b = sorted((other, number), key=lambda n: not is_normal[n])
-                pair = f"{self.images[places[a]]} is normal and {self.images[places[b]]} anomalous"
-                problems.append(f"{pair}, but they are one image: remove the one that is wrong")
+                both = f"{self.images[places[a]]} is normal and {self.images[places[b]]} anomalous"
+                problems.append(f"{both}, but they are one image: remove the one that is wrong")
         for a, b in near_copies([look.thumbnail for look in looks], is_normal):
-            pair, both = (places[a], places[b]), {places[a].split("/")[0], places[b].split("/")[0]}
+            pair, splits = (places[a], places[b]), {places[a].split("/")[0], places[b].split("/")[0]}
             if is_normal[a] != is_normal[b] and looks[a].digest == looks[b].digest:
                 continue
-            if both == {"train"}:
+            if splits == {"train"}:
                 in_train |= set(pair)
                 continue
-            where = "in training and test" if len(both) > 1 else "in the test split"
+            where = "in training and test" if len(splits) > 1 else "in the test split"
             labels = "" if is_normal[a] == is_normal[b] else ", one normal and one anomalous"
             notes.append(f"{self.images[pair[0]]} and {self.images[pair[1]]} look like one image, {where}{labels}")
         self.report.problems += at_most(problems, "more pairs are normal and anomalous at once")
