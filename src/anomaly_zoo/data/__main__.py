@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from anomaly_zoo.data.category import means_normal, survey
 from anomaly_zoo.data.image_files import image_files, subfolders
@@ -55,8 +55,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _list(options: argparse.Namespace, console: Console) -> int:
-    del options
+def _list(_: argparse.Namespace, console: Console) -> int:
     for name, dataset in PUBLIC_DATASETS.items():
         there = f"prepared in {DATASETS / name}" if (DATASETS / name / FINISHED).is_file() else ""
         get = there or ("`prepare` downloads it" if dataset.download else dataset.by_hand)
@@ -116,7 +115,7 @@ def _dataset(name: str) -> PublicDataset:
 
 def _convert(dataset: PublicDataset, target: Path, raw: Path | None, max_test: int | None, console: Console) -> None:
     """Converts, with a bar while it downloads."""
-    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     # In a log, a bar would be an empty line
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("", visible=False)
@@ -140,8 +139,8 @@ def _check(options: argparse.Namespace, console: Console) -> int:
     reports = list(inspect(files))
     problems, notes = survey(folder, [path for path in files.values() if isinstance(path, Path)])
     for report in reports:
-        lines = [*report.found, *_marked("note", report.notes), *_marked("problem", report.problems)]
-        console.print("\n  ".join([report.category, *lines]))
+        lines = [report.name, *report.found, *_marked("note", report.notes), *_marked("problem", report.problems)]
+        console.print("\n  ".join(lines))
     problems += damaged_files(folder) + (same_places(files) if own else [])
     for line in [*ignored(folder), *_marked("note", notes), *_marked("problem", problems)]:
         console.print(line)
@@ -169,11 +168,9 @@ def _folder(name: str) -> Path:
         raise ValueError(f"{given} is a file: check the folder that holds the dataset")
     dataset = _dataset(name)
     if not (DATASETS / name).is_dir():
-        command = f"python -m anomaly_zoo.data prepare {name}"
-        raise FileNotFoundError(
-            f"{DATASETS / name} is not there: prepare it first, {command}. "
-            + ("" if dataset.download else how_to_get(dataset))
-        )
+        first = f"prepare it first, python -m anomaly_zoo.data prepare {name}."
+        by_hand = "" if dataset.download else f" {how_to_get(dataset)}"
+        raise FileNotFoundError(f"{DATASETS / name} is not there: {first}{by_hand}")
     return DATASETS / name
 
 

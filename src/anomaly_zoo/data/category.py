@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ MAX_SHOWN = 5
 _MEAN_NORMAL = {"good", "ok", "okay", "normal", "pass", "passed", "nodefect", "defectfree", "nondefective"}
 _ROLES = {"train", "test", "ground_truth", "normal", "anomalous", "masks", MASK_FOLDER}
 _ABOUT = (".json", ".txt", ".sha256", ".md", ".csv", ".pdf", ".yaml", ".xml")  # may lie beside these folders
+_told: set[str] = set()
 
 
 def means_normal(name: str) -> bool:
@@ -53,18 +53,13 @@ def files_in(category: Path) -> dict[str, Path]:
 
 
 class Category:
-    """Images and masks of a category.
-
-    Args:
-        name: of the category.
-        files: by their places in it, as of `files_in`; they need not lie there yet.
+    """Images and masks of a category, from its files by their places (see `files_in`; they need not lie there yet).
 
     Attributes:
         images: training and test images by their places.
         masks: the mask of every test image that has one, by the image's place.
         regions: the foreground mask of every image that has one, likewise.
-        problems: what would make results wrong, a line each.
-        notes: what may be on purpose.
+        problems: what would make results wrong, a line each; `notes` may be on purpose, `found` is what `check` adds.
     """
 
     def __init__(self, name: str, files: Mapping[str, Path]) -> None:
@@ -75,6 +70,7 @@ class Category:
         self.regions: dict[str, Path] = {}
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.found: list[str] = []
         for folder in sorted({place.split("/")[1] for place in self.images} - {"good"}):
             if means_normal(folder):
                 path = next(path for place, path in self.images.items() if place.split("/")[1] == folder)
@@ -106,29 +102,24 @@ class Category:
                     self.problems.append(f"{used[mask]} and {image} would share the mask {mask}: rename one of them")
                 used[mask] = image
         if masks:
-            self.problems += [
-                f"{image} has no mask, though other images of {self.name} have one: add {image.stem}_mask.png beside "
-                "the others (or move all masks away to score images only)"
-                for image in missing
-            ]
+            text = "{} has no mask, though other images of {} have one: add {}_mask.png beside the others "
+            text += "(or move all masks away to score images only)"
+            self.problems += [text.format(image, self.name, image.stem) for image in missing]
         unused = [path for paths in masks.values() for path in paths if path not in used]
         lines = [f"the mask {path} belongs to no image: is its name right?" for path in unused]
         self.notes += at_most(lines, "more masks belong to no image")
 
     def _match_regions(self) -> None:
-        start = f"{MASK_FOLDER}/"
-        regions = {
-            name_to_match(Path(place.removeprefix(start))): path
-            for place, path in self.files.items()
-            if place.startswith(start)
-        }
+        start, files = f"{MASK_FOLDER}/", self.files.items()
+        regions = {name_to_match(Path(place)).removeprefix(start): p for place, p in files if place.startswith(start)}
         for place, image in self.images.items() if regions else ():
             name = name_to_match(Path(place))
             found = regions.get(f"{name}_mask", regions.get(name))
             if found is not None:
                 self.regions[place] = found
             else:
-                self.problems.append(f"{image} has no region, though other images of {self.name} have one: add it")
+                others = f"though other images of {self.name} have one: add {image.stem}.png beside the others"
+                self.problems.append(f"{image} has no region, {others} (or move all away to let every pixel count)")
 
     def _compare_orientations(self) -> None:
         """Notes images that are turned when they are read and their masks are not, where their sizes do not tell."""
@@ -147,10 +138,7 @@ class Category:
 
 
 def survey(folder: Path, files: Iterable[Path]) -> tuple[list[str], list[str]]:
-    """What lies in a folder beside the files that count: problems (links to nowhere), and notes on what is passed over.
-
-    Hidden files are left out, and texts that lie where nobody would look for images.
-    """
+    """What lies beside the files that count: links to nowhere, and a note on what is passed over where images are."""
     known = {path.absolute() for path in files}
     problems: list[str] = []
     others: dict[tuple[Path, str], list[Path]] = {}
@@ -187,11 +175,12 @@ def refuse(problems: Sequence[str], root: Path) -> None:
         raise ValueError(problems[0] + (f" (and {rest} more: python -m anomaly_zoo.data check {root})" if rest else ""))
 
 
-@cache
-def tell(note: str) -> None:
-    """Shows a note, once in a process."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        logging.getLogger("anomaly_zoo").warning("note: %s", note)
+def tell(notes: Iterable[str]) -> None:
+    """Shows notes, each of them once in a process."""
+    for note in notes:
+        if note not in _told and os.environ.get("LOCAL_RANK", "0") == "0":
+            logging.getLogger("anomaly_zoo").warning("note: %s", note)
+        _told.add(note)
 
 
 def at_most(lines: Sequence[str], more: str) -> list[str]:

@@ -18,14 +18,11 @@ class MVTecDataset(Dataset[Sample]):
     """The test split of a category, sorted by defect and file name; see `MVTecDataModule` for the arguments.
 
     Attributes:
-        paths: every test image.
-        labels: True for every anomalous one.
+        paths: every test image; `labels` are True for the anomalous ones.
         defects: sorted names of the anomalous test folders that hold images.
-        has_masks: whether the category has ground-truth masks.
-        mask_paths: the mask of every image; None for normal ones and where there is no ground truth.
+        mask_paths: the mask of every image; None for normal ones and where there is no ground truth (`has_masks`).
 
     Raises:
-        FileNotFoundError: the dataset or the category is missing.
         ValueError: names contradict each other, or only some of the anomalous images have a mask.
     """
 
@@ -36,8 +33,7 @@ class MVTecDataset(Dataset[Sample]):
         found = Category(category, files)
         problems, notes = survey(folder, files.values())
         refuse(found.problems + problems, root)
-        for note in found.notes + notes:
-            tell(note)
+        tell(found.notes + notes)
         test = {place: path for place, path in found.images.items() if place.startswith("test/")}
         self.paths = list(test.values())
         self.labels = [path.parent.name != "good" for path in self.paths]

@@ -28,25 +28,17 @@ _ZEROS = 32  # so many at the end of a file are suspect
 
 
 class RefusedError(ValueError):
-    """A file that could be decoded, but whose meaning would be a guess; the message names it."""
+    """What a file shows would be a guess."""
 
 
 class Header(NamedTuple):
-    """What a file says of its picture before any pixel is decoded.
-
-    Attributes:
-        width: in pixels; with `height` swapped in some files that are to be turned.
-        height: likewise.
-        orientation: how a camera noted that the picture is to be turned, 1 (not at all) to 8.
-        pages: pages of a TIFF, frames of an animated WebP or PNG.
-        is_deep: whether it has 16 bits per channel.
-    """
+    """What a file says of its picture before any pixel is decoded."""
 
     width: int
     height: int
-    orientation: int
-    pages: int
-    is_deep: bool
+    orientation: int  # how the camera noted that the picture is to be turned: 1 (not at all) to 8
+    pages: int  # of a TIFF, or frames of an animated WebP or PNG
+    is_deep: bool  # whether it has 16 bits per channel
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -57,7 +49,6 @@ def read_image(path: Path) -> np.ndarray:
     which 0 is white is inverted, and a noted rotation is applied.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: the file is empty, damaged, too large or of another format; it holds several pages; or its pixels
             are signed, of 32 bits or fractions, of which nobody knows what is white.
     """
@@ -65,7 +56,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_pages(path: Path) -> Iterator[np.ndarray]:
-    """Reads one page or frame after the other as `read_image` does; of most files there is one."""
+    """Reads one page or frame after the other, as `read_image` does; most files have one."""
     return decode_pages(_content(path), str(path), MAX_IMAGE_PIXELS)
 
 
@@ -97,7 +88,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Reads a ground-truth mask of any kind as booleans, `h w`; see `read_mask_with_remark`."""
+    """Reads a mask of any kind as booleans, `h w`; see `read_mask_with_remark`."""
     return read_mask_with_remark(path)[0]
 
 
@@ -106,9 +97,6 @@ def read_mask_with_remark(path: Path) -> tuple[np.ndarray, str]:
 
     Two values, or a few that fill areas of their own (labels), are cut above 0. More of them, as lossy formats and soft
     edges leave, are cut at half of their range. Of colours the brightest channel counts, alpha does not.
-
-    Raises:
-        ValueError: see `read_image`; also where nothing but the alpha differs from pixel to pixel.
     """
     with _opened(io.BytesIO(_content(path)), str(path), MAX_IMAGE_PIXELS) as image:
         _refuse_pages(image, str(path))
@@ -176,15 +164,11 @@ def _opened(file: io.BufferedIOBase, name: str, max_pixels: int) -> Iterator[Any
     except Exception as error:  # Pillow raises a dozen kinds for damaged files, struct.error among them
         reason = f"{_DAMAGED} ({type(error).__name__})"
     size = file.seek(0, io.SEEK_END)
-    found, reason = (f"{size} bytes", reason) if size else ("an empty file", _DAMAGED)
-    raise ValueError(f"cannot read {name} as an image ({found}): {reason}") from None
+    raise ValueError(f"cannot read {name} as an image ({size} bytes): {reason if size else _DAMAGED}") from None
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether nothing was lost that Pillow would not miss, such as the end of a copy that stopped half-way.
-
-    (The rest of such a file is zeros, on some network drives.)
-    """
+    """Whether nothing is lost that Pillow does not miss: a copy that stopped half-way may go on with zeros."""
     if data.startswith(b"\x89PNG"):
         start, kind = 8, b""
         while kind != b"IEND":
@@ -200,9 +184,9 @@ def _is_whole(data: bytes) -> bool:
     return num_zeros < max(_ZEROS, len(data) // 8) or not data.startswith(b"RIFF")  # a black WebP has up to 1 in 16
 
 
-def _refuse_size(image: Any, name: str, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        shown = f"its {image.width}x{image.height} pixels are over the limit of {max_pixels}"
+def _refuse_size(image: Any, name: str, most: int) -> None:
+    if image.width * image.height > most:
+        shown = f"its {image.width}x{image.height} pixels are over the limit of {most}"
         raise RefusedError(f"cannot read {name} as an image: {shown}; cut it into parts")
 
 

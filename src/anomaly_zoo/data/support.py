@@ -13,9 +13,7 @@ _PREPARE = "{0} is a folder of images that is not prepared yet: python -m anomal
 
 
 def seeded_permutation(count: int, *key: str | int) -> list[int]:
-    """Permutes 0 .. count - 1, the same way on every platform and with every version of NumPy.
-
-    The key is hashed, so near keys give unrelated permutations.
+    """Permutes 0 .. count - 1, the same way everywhere; near keys give unrelated permutations.
 
     >>> seeded_permutation(6, "elpv", "mono", 0)
     [1, 3, 0, 2, 5, 4]
@@ -27,20 +25,12 @@ def seeded_permutation(count: int, *key: str | int) -> list[int]:
 
 
 def derive_seed(*key: int) -> int:
-    """Mixes several non-negative numbers into one seed: near keys give unrelated random streams.
-
-    >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
-    (True, False)
-    """
+    """Mixes several non-negative numbers into one seed: near keys give unrelated random streams."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def category_folder(root: Path, category: str) -> Path:
-    """Finds the folder of a category, by its exact name, in a dataset in the MVTec layout.
-
-    Raises:
-        FileNotFoundError: the dataset or the category is not there; names the categories that are.
-    """
+    """Finds the folder of a category, by its exact name; FileNotFoundError names those that are there."""
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise FileNotFoundError(
@@ -66,10 +56,9 @@ def _is_unprepared(folder: Path) -> bool:
 
 
 def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int) -> list[Path]:
-    """Draws the support: the first `shots` files of one seeded permutation of the normal training images.
+    """Draws the support: the first `shots` files of one permutation of the normal training images, seeded by the names.
 
-    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files. The dataset's name
-    only enters the seed, so that a moved or renamed folder keeps its draw.
+    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files.
 
     Raises:
         FileNotFoundError: dataset, category or normal training images are missing.

@@ -43,8 +43,7 @@ def check(cells: Sequence[Cell], console: Console) -> None:
             file, notes = _check(root, category, support, store)
         noted[file] = notes
     for file, notes in noted.items():
-        for note in notes:
-            tell(note)
+        tell(notes)
         with suppress(OSError):  # it only saves time
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("\n".join(notes), encoding="utf-8")

@@ -5,9 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
+from anomaly_zoo.data.category import Category
 from anomaly_zoo.data.image_files import image_files
 from anomaly_zoo.data.images import read_image
-from anomaly_zoo.data.prepare.check import Report, files_of, inspect
+from anomaly_zoo.data.prepare.check import files_of, inspect
 from anomaly_zoo.data.prepare.duplicates import near_copies, thumbnail
 from tests.conftest import write_image
 
@@ -18,14 +19,14 @@ def root(tiny_root: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def report(root: Path) -> Report:
+def report(root: Path) -> Category:
     (only,) = inspect(files_of(root / "alpha"))
     return only
 
 
 def test_nothing_wrong(root: Path) -> None:
     found = report(root)
-    assert (found.category, found.problems, found.notes) == ("alpha", [], [])
+    assert (found.name, found.problems, found.notes) == ("alpha", [], [])
     assert found.found == [
         f"6 normal training images in {root}/alpha/train/good (shots up to 6)",
         f"3 normal test images in {root}/alpha/test/good",
@@ -53,7 +54,8 @@ def test_everything_wrong(root: Path) -> None:
                  "region.json is no polygon file"):  # fmt: skip
         assert sum(part in line for line in found.problems) == 1, part
     assert len(found.problems) == 4
-    for part in ("002_mask.png: the mask marks nothing", "2 sizes: 48x48 (11), 600x600 (2, as ", "modes: colour (11),",
+    for part in ("002_mask.png: the mask marks nothing", "2 sizes: 48x48 (11, as 001.png), 600x600 (2, as ",
+                 "2 colour modes: colour (11, as ",
                  "small/000.png: the defect vanishes at 256 px: raise image_size and set tile_px",
                  "good/000.png: one colour all over"):  # fmt: skip
         assert sum(part in line for line in found.notes) == 1, part
@@ -64,7 +66,8 @@ def test_many_sizes(root: Path) -> None:
         image = np.random.default_rng(number).integers(0, 256, (50 + number, 50, 3), dtype=np.uint8)
         write_image(root / "alpha" / "train" / "good" / f"9{number}.png", image)
     note = next(note for note in report(root).notes if "sizes" in note)
-    assert note == "7 sizes: 48x48 (15), 50x50 (1), 50x51 (1), 50x52 (1), 50x53 (1) and 2 more"
+    assert note.startswith("7 sizes: 48x48 (15, as 000.png), 50x50 (1, as 90.png), 50x51 (1, as 91.png), ")
+    assert note.endswith(", 2 more")
 
 
 def test_masks_that_belong_to_no_image(root: Path) -> None:

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from anomaly_zoo.data.regions import POLYGON_FILE, Regions, check_region
 from anomaly_zoo.data.transforms import resize_mask
 
 _IMAGE_SIZE = 256  # of the protocol; smaller defects vanish
-_MAX_SHOWN, _THREADS = 5, 4
+_THREADS = 4
 _DARK = 128  # below it, one bit and more of 16 is not used
 
 _DARK_TEXT = "16-bit, but at most {} of 255 when read, so nearly black: multiply the values until white is 65535"
@@ -33,23 +33,6 @@ _VANISHING = f"the defect vanishes at {_IMAGE_SIZE} px: raise image_size and set
 
 
 @dataclass
-class Report:
-    """What was found in one category.
-
-    Attributes:
-        category: its name.
-        found: what is there, a line each.
-        notes: what may be on purpose.
-        problems: what must be mended before a run; each names its file.
-    """
-
-    category: str
-    found: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass
 class _Look:
     """What is kept of an image and its mask when they have been read."""
 
@@ -57,6 +40,7 @@ class _Look:
     is_grey: bool
     thumbnail: Float32[np.ndarray, " d"]
     digest: bytes
+    is_dark: bool
     doubts: list[tuple[str, Path, object]]
     """Which text, about which file, with what in its braces."""
 
@@ -77,15 +61,15 @@ def files_of(*categories: Path) -> Files:
     return {f"{names[folder]}/{place}": path for folder in categories for place, path in files_in(folder).items()}
 
 
-def inspect(files: Files) -> Iterator[Report]:
-    """Reads every image and mask of a dataset, all of it in files; yields one report per category, sorted by name."""
+def inspect(files: Files) -> Iterator[Category]:
+    """Reads every image and mask of a dataset, all of it in files; adds to its categories what is found, by name."""
     by_category: dict[str, dict[str, Path]] = {}
     for place, path in files.items():
         assert isinstance(path, Path)
         category, _, inside = place.partition("/")
         by_category.setdefault(category, {})[inside] = path
     for category, part in sorted(by_category.items()):
-        yield _Inspection(Category(category, part)).report
+        yield _Inspection(Category(category, part)).category
 
 
 class _Inspection:
@@ -93,7 +77,6 @@ class _Inspection:
 
     def __init__(self, category: Category) -> None:
         self.category, self.images = category, category.images
-        self.report = Report(category.name, notes=list(category.notes), problems=list(category.problems))
         self._count()
         self.looks: dict[str, _Look] = {}
         with ThreadPoolExecutor(_THREADS) as threads:  # decoding lets go of the interpreter
@@ -101,7 +84,7 @@ class _Inspection:
                 if isinstance(look, _Look):
                     self.looks[place] = look
                 else:
-                    self.report.problems.append(look)
+                    self.category.problems.append(look)
         self._check_regions()
         self._compare_sizes()
         self._list_doubts()
@@ -114,15 +97,17 @@ class _Inspection:
         normal = [path for place, path in self.images.items() if split[place] == "test/good"]
         anomalous = [path for place, path in self.images.items() if split[place] not in ("train/good", "test/good")]
         masks = [path for place, path in self.category.files.items() if place.startswith("ground_truth/")]
-        report = self.report
-        report.found.append(f"{_counted(train, 'normal training images')} (shots up to {len(train)})")
-        report.found.append(_counted(normal, "normal test images"))
-        report.found.append(_counted(anomalous, "anomalous test images"))
-        report.found.append(_counted(masks, "masks") if masks else "no masks: image metrics only")
+        report = self.category
+        report.found += [
+            f"{_counted(train, 'normal training images')} (shots up to {len(train)})",
+            _counted(normal, "normal test images"),
+            _counted(anomalous, "anomalous test images"),
+            _counted(masks, "masks") if masks else "no masks: image metrics only",
+        ]
         if any(place.startswith(("region.", "region/")) for place in self.category.files):
             report.found.append("a region of interest")
         if not train:
-            report.problems.append(f"{report.category} has no normal training images: put them into train/good")
+            report.problems.append(f"{report.name} has no normal training images: put them into train/good")
         if not anomalous:
             report.notes.append("no anomalous images: fit, predict and maps work, metrics are undefined")
         elif not normal:
@@ -135,7 +120,8 @@ class _Inspection:
         try:
             image = read_image(path)
             brightest, darkest = int(image.max()), int(image.min())
-            if brightest < _DARK and read_header(path).is_deep:
+            is_dark = brightest < _DARK and read_header(path).is_deep
+            if is_dark:
                 doubts.append((_DARK_TEXT, path, brightest))
             if brightest == darkest:
                 doubts.append((_BLANK, path, ""))
@@ -143,8 +129,8 @@ class _Inspection:
                 doubts += _look_at_mask(mask_path, path, image.shape[:2], place.startswith("test/good/"))
         except (ValueError, OSError) as error:
             return str(error)
-        is_grey = bool((image == image[..., :1]).all())
-        return _Look(image.shape[:2], is_grey, thumbnail(image), hashlib.sha1(image.tobytes()).digest(), doubts)  # noqa: S324
+        is_grey, digest = bool((image == image[..., :1]).all()), hashlib.sha1(image.tobytes()).digest()  # noqa: S324
+        return _Look(image.shape[:2], is_grey, thumbnail(image), digest, is_dark, doubts)
 
     def _check_regions(self) -> None:
         polygons = self.category.files.get(POLYGON_FILE)
@@ -158,28 +144,21 @@ class _Inspection:
                     check_region(read_mask(mask_path), mask_path, path, *look.shape)
             except (ValueError, OSError) as error:
                 problems[str(error)] = None
-        self.report.problems += problems
+        self.category.problems += problems
 
     def _compare_sizes(self) -> None:
-        """Lists sizes and colour modes, the most frequent first, with an example of those that stand out."""
+        """Lists sizes and colour modes, the most frequent first."""
         for what in ("sizes", "colour modes"):
             groups: dict[str, list[Path]] = {}
             for place, look in self.looks.items():
                 mode = "grey" if look.is_grey else "colour"
                 name = f"{look.shape[1]}x{look.shape[0]}" if what == "sizes" else mode
                 groups.setdefault(name, []).append(self.images[place])
-            first, *others = sorted(groups.items(), key=lambda pair: -len(pair[1])) or [("of none", [])]
-            few = len(others) < _MAX_SHOWN  # of many there is none that stands out
-            shown = [
-                f"{name} ({len(paths)}{f', as {paths[0]}' if few else ''})" for name, paths in others[: _MAX_SHOWN - 1]
-            ]
-            more = f" and {len(others) + 1 - _MAX_SHOWN} more" if len(others) >= _MAX_SHOWN else ""
-            if others:
-                self.report.notes.append(
-                    f"{len(groups)} {what}: {', '.join([f'{first[0]} ({len(first[1])})', *shown])}{more}"
-                )
-            elif first[1]:
-                self.report.found.append(f"all images {first[0]}")
+            ordered = sorted(groups.items(), key=lambda pair: -len(pair[1]))
+            shown = [f"{name} ({len(paths)}, as {paths[0].name})" for name, paths in ordered]
+            if len(shown) > 1:
+                self.category.notes.append(f"{len(shown)} {what}: {', '.join(at_most(shown, 'more'))}")
+            self.category.found += [f"all images {name}" for name in groups] if len(shown) == 1 else []
 
     def _list_doubts(self) -> None:
         """A note for every kind of doubt, with the files in question."""
@@ -188,12 +167,11 @@ class _Inspection:
             for text, path, value in look.doubts:
                 kinds.setdefault(text, []).append((path, value))
         for text, cases in kinds.items():
-            self.report.notes.append(f"{some([path for path, _ in cases])}: {text.format(cases[0][1])}")
+            self.category.notes.append(f"{some([path for path, _ in cases])}: {text.format(cases[0][1])}")
 
     def _list_copies(self) -> None:
         """Images that are one, by their pixels or nearly so: a problem where their labels differ."""
-        looked = {place: look for place, look in self.looks.items() if all(d[0] != _DARK_TEXT for d in look.doubts)}
-        places, looks = list(looked), list(looked.values())  # of dark images little is left to compare
+        places, looks = list(self.looks), list(self.looks.values())
         is_normal = [place.split("/")[1] == "good" for place in places]
         first: dict[bytes, int] = {}
         problems, notes, in_train = [], [], set()
@@ -205,19 +183,19 @@ class _Inspection:
                 problems.append(f"{both}, but they are one image: remove the one that is wrong")
         for a, b in near_copies([look.thumbnail for look in looks], is_normal):
             pair, splits = (places[a], places[b]), {places[a].split("/")[0], places[b].split("/")[0]}
-            if is_normal[a] != is_normal[b] and looks[a].digest == looks[b].digest:
-                continue
-            if splits == {"train"}:
-                in_train |= set(pair)
-                continue
             where = "in training and test" if len(splits) > 1 else "in the test split"
             labels = "" if is_normal[a] == is_normal[b] else ", one normal and one anomalous"
-            notes.append(f"{self.images[pair[0]]} and {self.images[pair[1]]} look like one image, {where}{labels}")
-        self.report.problems += at_most(problems, "more pairs are normal and anomalous at once")
-        self.report.notes += at_most(notes, "more pairs look like one image")
+            if looks[a].is_dark or (labels and looks[a].digest == looks[b].digest):
+                continue  # in the dark, all look alike
+            if splits == {"train"}:
+                in_train |= set(pair)
+            else:
+                notes.append(f"{self.images[pair[0]]} and {self.images[pair[1]]} look like one image, {where}{labels}")
+        self.category.problems += at_most(problems, "more pairs are normal and anomalous at once")
+        self.category.notes += at_most(notes, "more pairs look like one image")
         if in_train:
             copies = some([self.images[place] for place in places if place in in_train])
-            self.report.notes.append(
+            self.category.notes.append(
                 f"{copies}: look like copies of each other, or one part seen several times; they count as one image, "
                 "and a threshold from them comes out too low"
             )

@@ -19,10 +19,10 @@ def commands_to_run(root: Path, files: Files, category: str = "") -> str:
     train = Counter(part[0] for part in parts if part[1] == "train")
     shots = min([_SHOTS, *train.values()])
     if any(part[1] == "test" and part[2] != "good" for part in parts):
-        if len(f"{root}{category}".split()) == 1:
-            only = f" CATEGORY={shlex.quote(category)}" if category else ""
+        is_plain = len(f"{root}{category}".split()) == 1
+        only = f" {'CATEGORY=' if is_plain else '--category '}{shlex.quote(category)}" if category else ""
+        if is_plain:
             return f"make bench METHOD=frozen SHOTS={shots} ROOT={shlex.quote(str(root))}{only}"
-        only = f" --category {shlex.quote(category)}" if category else ""
         return f"python -m anomaly_zoo.bench --method frozen --shots {shots} --root {shlex.quote(str(root))}{only}"
     lines = []
     with_region = {part[0] for part in parts if part[1] in (POLYGON_FILE, MASK_FOLDER)}

@@ -16,7 +16,7 @@ most 2.1 from themselves, and the closest pair of different images by 3.2."""
 
 _OF_USUAL = 0.5
 _BURST, _OF_CONTRAST = 1.5, 0.15  # one part seen several times differs by noise alone: 0.3 to 1.2 with these images
-_ROWS = 256
+_ROWS, _MOST = 256, 2048  # compared at once, so that memory stays bounded
 
 
 def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " d"]:
@@ -29,9 +29,8 @@ def near_copies(thumbnails: Sequence[Float32[np.ndarray, " d"]], is_normal: Sequ
     """Positions of images that look like one image, the closest pair first.
 
     They differ by no more than `LARGEST_DIFFERENCE`, and by no more than half of what a normal image usually differs
-    from the normal one that is nearest to it, so that a product that always looks the same raises no alarm; or by so
-    little that it is noise. The same must hold when their mean grey value is not counted, since two images of such a
-    product may happen to be equally bright.
+    from the nearest one, so that a product that always looks the same raises no alarm; or by noise alone. The
+    same must hold without their mean grey value, since two images of such a product may be equally bright.
     """
     if len(thumbnails) < 2:
         return []
@@ -56,10 +55,8 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _largest(normal: np.ndarray) -> float:
-    nearest = []
-    for start in range(0, len(normal), _ROWS):
-        differences = _differences(normal[start : start + _ROWS], normal)
-        differences[np.arange(len(differences)), start + np.arange(len(differences))] = np.inf
-        nearest.append(differences.min(axis=1))
-    usual = float(np.median(np.concatenate(nearest))) if len(normal) > 1 else 0.0
+    normal = normal[:_MOST]
+    differences = _differences(normal, normal)
+    np.fill_diagonal(differences, np.inf)
+    usual = float(np.median(differences.min(axis=1))) if len(normal) > 1 else 0.0
     return min(LARGEST_DIFFERENCE, max(_OF_USUAL * usual, 1e-3))

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from anomaly_zoo.data.category import Category, means_normal, name_to_match, refuse, survey, tell
 from anomaly_zoo.data.image_files import image_files, images_below, subfolders
-from anomaly_zoo.data.prepare.places import placed, split_normal
-from anomaly_zoo.data.prepare.tree import Files, is_finished, thin_out, write_tree
+from anomaly_zoo.data.prepare.tree import Files, is_finished, placed, split_normal, thin_out, write_tree
 from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
 
 NORMAL, ANOMALOUS, MASKS = "normal", "anomalous", "masks"
@@ -28,16 +27,7 @@ def is_own_folder(folder: Path) -> bool:
 
 
 def arrange(folder: Path, num_train: int | None = None) -> Files:
-    """Where every file goes; the category is named like the folder. Masks that belong to no image come along.
-
-    Args:
-        folder: see the module.
-        num_train: normal images for training, by a fixed draw; the others are for testing. By default one half.
-
-    Raises:
-        FileNotFoundError: there are no normal images.
-        ValueError: `num_train` is out of range, or a folder has a name that misleads.
-    """
+    """Where every file goes, `num_train` (by default half) of the normal images to training, by a fixed draw."""
     category = folder.resolve().name
     for sub in subfolders(folder):
         if sub.name.lower() in (NORMAL, ANOMALOUS, MASKS) and sub.name != sub.name.lower():
@@ -58,27 +48,19 @@ def arrange(folder: Path, num_train: int | None = None) -> Files:
 def prepare(folder: Path | str, target: Path | str, num_train: int | None = None, max_test: int | None = None) -> Path:
     """Writes the folder as a dataset with one category; does nothing if it is there and the folder has not changed.
 
-    For `num_train` see `arrange`, for `max_test` see `thin_out`.
-
-    Raises:
-        FileExistsError: `target` holds something else, or what the folder held before; see also `arrange`.
+    FileExistsError if `target` holds something else, or what the folder held before.
     """
     folder, target = Path(folder).expanduser(), Path(target).expanduser()
     arranged = arrange(folder, num_train)
     inside = {place.partition("/")[2]: path for place, path in arranged.items() if isinstance(path, Path)}
     found, (broken, notes) = Category(folder.resolve().name, inside), survey(folder, inside.values())
     refuse(found.problems + broken, folder)
-    for note in found.notes + notes:
-        tell(note)
+    tell(found.notes + notes)
     files = {place: path for place, path in arranged.items() if f"/{UNUSED}/" not in place}
     newest = max(path.stat().st_mtime for path in files.values() if isinstance(path, Path))
-    options = {
-        "title": folder.resolve().name,
-        "num_train": num_train,
-        "max_test": max_test,
-        "num_files": len(files),
-        "newest_file": datetime.fromtimestamp(newest, timezone.utc).isoformat(),
-    }
+    when = datetime.fromtimestamp(newest, timezone.utc).isoformat()
+    options = {"title": folder.resolve().name, "num_train": num_train, "max_test": max_test}
+    options |= {"num_files": len(files), "newest_file": when}
     if not is_finished(target, options):
         write_tree(target, thin_out(files, max_test), {"source": str(folder.resolve())}, options)
     return target
