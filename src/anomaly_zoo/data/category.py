@@ -18,8 +18,7 @@ MAX_SHOWN = 5
 """Of notes of one kind."""
 
 _MEAN_NORMAL = {"good", "ok", "okay", "normal", "pass", "passed", "nodefect", "defectfree", "nondefective"}
-_ROLES = {"train", "test", "ground_truth", "normal", "anomalous", "masks", MASK_FOLDER}
-_ABOUT = (".json", ".txt", ".sha256", ".md", ".csv", ".pdf", ".yaml", ".xml")  # may lie beside these folders
+_ABOUT = (".json", ".txt", ".sha256", ".md", ".csv", ".pdf", ".yaml", ".xml")  # may lie beside the folders of images
 _told: set[str] = set()
 
 
@@ -112,11 +111,14 @@ class Category:
     def _match_regions(self) -> None:
         start, files = f"{MASK_FOLDER}/", self.files.items()
         regions = {name_to_match(Path(place)).removeprefix(start): p for place, p in files if place.startswith(start)}
+        used: dict[Path, Path] = {}
         for place, image in self.images.items() if regions else ():
             name = name_to_match(Path(place))
             found = regions.get(f"{name}_mask", regions.get(name))
-            if found is not None:
-                self.regions[place] = found
+            if found in used:
+                self.problems.append(f"{used[found]} and {image} would share the region {found}: rename one of them")
+            elif found is not None:
+                self.regions[place], used[found] = found, image
             else:
                 others = f"though other images of {self.name} have one: add {image.stem}.png beside the others"
                 self.problems.append(f"{image} has no region, {others} (or move all away to let every pixel count)")
@@ -146,9 +148,8 @@ def survey(folder: Path, files: Iterable[Path]) -> tuple[list[str], list[str]]:
         kind = "image" if is_image_file(path) else f"{path.suffix.lower()} file".strip()
         if not path.exists():
             problems.append(f"{path} is a link to {path.readlink()}, which is not there: mend or remove it")
-        elif path.absolute() not in known and (
-            path.suffix.lower() not in _ABOUT or _ROLES & set(path.relative_to(folder).parts[:-1])
-        ):
+        is_about = path.suffix.lower() in _ABOUT and (path.parent == folder or (path.parent / "train").is_dir())
+        if path.exists() and path.absolute() not in known and not is_about:
             others.setdefault((path.parent, kind), []).append(path)
     lines = [
         f"{len(paths)} {kind}{'s' if len(paths) > 1 else ''} in {parent} passed over ({_names(paths)}): "
@@ -200,6 +201,5 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def _key(place: str) -> tuple[str, str]:
-    """Folder and name of an image or mask, to match."""
     _, folder, name = same_name(place).split("/")
     return folder, name_to_match(Path(name))

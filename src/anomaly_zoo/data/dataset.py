@@ -7,7 +7,7 @@ from jaxtyping import Bool, UInt8
 from torch.utils.data import Dataset
 
 from anomaly_zoo.data.category import Category, check_mask, files_in, refuse, survey, tell
-from anomaly_zoo.data.images import read_image, read_mask
+from anomaly_zoo.data.images import is_nearly_black, read_image, read_mask
 from anomaly_zoo.data.regions import Regions, paint_outside
 from anomaly_zoo.data.samples import Sample
 from anomaly_zoo.data.support import category_folder
@@ -62,6 +62,8 @@ class MVTecDataset(Dataset[Sample]):
 def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:
     """Reads an image, with everything outside of its region of interest painted over; also returns the region."""
     image = read_image(path)
+    if is_nearly_black(path, image):
+        tell([f"the 16-bit images in {path.parent} are nearly black when read: multiply them until white is 65535"])
     if not regions.exist:
         return image, None
     region = regions.mask(path, *image.shape[:2])

@@ -87,6 +87,12 @@ def read_header(path: Path) -> Header:
         return Header(image.width, image.height, turned, len(_pages(image)), _is_deep(image))
 
 
+def is_nearly_black(path: Path, image: np.ndarray) -> bool:
+    """Whether a 16-bit file uses less than half of its range, as files of 10- and 12-bit cameras do."""
+    num_bright = int(np.count_nonzero(image >= 128))  # a few pixels may be hot
+    return num_bright <= image.size // 1000 and read_header(path).is_deep
+
+
 def read_mask(path: Path) -> np.ndarray:
     """Reads a mask of any kind as booleans, `h w`; see `read_mask_with_remark`."""
     return read_mask_with_remark(path)[0]
@@ -116,11 +122,10 @@ def read_mask_with_remark(path: Path) -> tuple[np.ndarray, str]:
 
 def _cut(values: np.ndarray, may_be_labels: bool) -> tuple[np.ndarray, str]:
     """What a mask marks, and a remark on it."""
-    counts = np.bincount(values.reshape(-1)) if values.dtype in (np.uint8, np.uint16) else None
-    levels = np.unique(values) if counts is None else np.flatnonzero(counts)
-    low, high = float(levels[0]), float(levels[-1])
-    if len(levels) == 1 or (low == 0 and len(levels) == 2):
+    low, high = float(values.min()), float(values.max())
+    if low == high or (low == 0 and ((values == low) | (values == high)).all()):
         return values > 0, ""
+    levels = np.unique(values)
     shown = f"holds {len(levels)} values from {low:g} to {high:g}"
     may_be_labels = may_be_labels and low == 0 and len(levels) <= _MOST_LABELS
     if may_be_labels and (high <= _LARGEST_LABEL or _are_areas(values, levels)):

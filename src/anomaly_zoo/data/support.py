@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_zoo.data.category import means_normal
-from anomaly_zoo.data.image_files import image_files, subfolders
+from anomaly_zoo.data.image_files import image_files, same_name, subfolders
 
 _PREPARE = "{0} is a folder of images that is not prepared yet: python -m anomaly_zoo.data prepare {0}"
 
@@ -39,7 +39,10 @@ def category_folder(root: Path, category: str) -> Path:
     categories = [folder.name for folder in subfolders(root)]
     if category in categories:
         return root / category
-    if (root / "train").is_dir():
+    alike = [name for name in categories if same_name(name) == same_name(category)]
+    if alike:
+        hint = f"{root / alike[0]} only looks the same, its umlauts are written otherwise (Unicode): rename it"
+    elif (root / "train").is_dir():
         hint = f"{root} is itself a category: pass its parent as root and {root.resolve().name!r} as category"
     elif _is_unprepared(root):
         hint = _PREPARE.format(root)
@@ -51,7 +54,6 @@ def category_folder(root: Path, category: str) -> Path:
 
 
 def _is_unprepared(folder: Path) -> bool:
-    """Whether it is a folder of the user's own (see `prepare.own_folder`) that was not prepared."""
     return (folder / "normal").is_dir() and not (folder / "train").is_dir()
 
 

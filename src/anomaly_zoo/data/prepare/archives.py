@@ -153,6 +153,3 @@ class _Bounded(io.RawIOBase):
         if position > self.limit:
             raise ValueError(f"it unpacks to more than {self.limit} bytes: it looks like a bomb")
         return self.file.seek(position, whence)
-
-    def tell(self) -> int:
-        return self.file.tell()

@@ -13,17 +13,14 @@ from jaxtyping import Float32
 
 from anomaly_zoo.data.category import Category, at_most, check_mask, files_in, means_normal, some
 from anomaly_zoo.data.image_files import is_hidden, subfolders
-from anomaly_zoo.data.images import read_header, read_image, read_mask, read_mask_with_remark
+from anomaly_zoo.data.images import is_nearly_black, read_image, read_mask, read_mask_with_remark
 from anomaly_zoo.data.prepare.duplicates import near_copies, thumbnail
 from anomaly_zoo.data.prepare.tree import Files
 from anomaly_zoo.data.regions import POLYGON_FILE, Regions, check_region
 from anomaly_zoo.data.transforms import resize_mask
 
-_IMAGE_SIZE = 256  # of the protocol; smaller defects vanish
-_THREADS = 4
-_DARK = 128  # below it, one bit and more of 16 is not used
-
-_DARK_TEXT = "16-bit, but at most {} of 255 when read, so nearly black: multiply the values until white is 65535"
+_IMAGE_SIZE, _THREADS = 256, 4  # the former of the protocol; smaller defects vanish
+_DARK = "16-bit, but at most {} of 255 when read, so nearly black: multiply the values until white is 65535"
 _BLANK = "one colour all over"
 _DOUBTFUL = "the mask {}"
 _INVERTED = "the mask marks {} % of the image: is it inverted?"
@@ -119,17 +116,15 @@ class _Inspection:
         doubts: list[tuple[str, Path, object]] = []
         try:
             image = read_image(path)
-            brightest, darkest = int(image.max()), int(image.min())
-            is_dark = brightest < _DARK and read_header(path).is_deep
-            if is_dark:
-                doubts.append((_DARK_TEXT, path, brightest))
-            if brightest == darkest:
-                doubts.append((_BLANK, path, ""))
+            is_dark = is_nearly_black(path, image)
+            doubts += [(_DARK, path, int(image.max()))] if is_dark else []
+            doubts += [(_BLANK, path, "")] if image.min() == image.max() else []
             if mask_path is not None:
                 doubts += _look_at_mask(mask_path, path, image.shape[:2], place.startswith("test/good/"))
         except (ValueError, OSError) as error:
             return str(error)
-        is_grey, digest = bool((image == image[..., :1]).all()), hashlib.sha1(image.tobytes()).digest()  # noqa: S324
+        is_grey = all((image[..., 0] == image[..., channel]).all() for channel in (1, 2))
+        digest = hashlib.sha1(image.tobytes()).digest()  # noqa: S324 - to find copies
         return _Look(image.shape[:2], is_grey, thumbnail(image), digest, is_dark, doubts)
 
     def _check_regions(self) -> None:

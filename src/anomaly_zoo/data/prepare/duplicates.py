@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-SIDE = 32
-"""Side in pixels of the thumbnails that are compared."""
+SIDE = 32  # in pixels, of the thumbnails that are compared
 
 LARGEST_DIFFERENCE = 3.0
 """Root mean square of the grey values, in [0, 255], up to which two thumbnails may show one image. Images of MVTec AD
