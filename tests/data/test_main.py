@@ -148,7 +148,8 @@ def test_folders_in_no_layout_say_what_is_missing(folder: Path, capsys: pytest.C
     shutil.copytree(images, folder.parent / "parts" / "good")
     for name, path, message in (
         ("prepare", "datasets/bracket", "datasets/bracket is in the MVTec layout already"),
-        ("check", "datasets/bracket/bracket", "is a category by itself: pass the folder that holds it, "),
+        ("prepare", "datasets/bracket/bracket", "bracket is in the MVTec layout already"),
+        ("check", str(folder.parent), f"holds folders of your own: pass one of them, such as {folder}"),
         ("check", str(images), f"move the normal ones of its 10 images into {images}/normal"),
         ("prepare", str(images), f"move the normal ones of its 10 images into {images}/normal"),
         ("check", "parts", "rename parts/good to normal"),

@@ -248,7 +248,7 @@ def test_a_damaged_support_image_is_named(tiny_root: Path, tmp_path: Path) -> No
     data = module(tmp_path)
     data.setup("fit")
     data.support_files[2].write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"{data.support_files[2].name} as an image \(an empty file\)"):
+    with pytest.raises(ValueError, match=rf"{data.support_files[2].name} as an image \(0 bytes\)"):
         data.support()
 
 

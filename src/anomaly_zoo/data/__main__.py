@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from anomaly_zoo.data.image_files import image_files
+from anomaly_zoo.data.category import means_normal, survey
+from anomaly_zoo.data.image_files import image_files, subfolders
 from anomaly_zoo.data.prepare import elpv, own_folder
-from anomaly_zoo.data.prepare.check import broken_links, files_of, inspect, unread_files
+from anomaly_zoo.data.prepare.check import categories_in, files_of, ignored, inspect, is_category
 from anomaly_zoo.data.prepare.commands import commands_to_run
 from anomaly_zoo.data.prepare.conversion import PublicDataset, convert, differs_from_published, how_to_get
 from anomaly_zoo.data.prepare.public_datasets import PUBLIC_DATASETS
-from anomaly_zoo.data.prepare.tree import FINISHED, check_places, damaged_files
+from anomaly_zoo.data.prepare.tree import FINISHED, damaged_files, same_places
 
 DATASETS = Path("datasets")
 
@@ -54,8 +55,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _list(options: argparse.Namespace, console: Console) -> int:
-    del options
+def _list(_: argparse.Namespace, console: Console) -> int:
     for name, dataset in PUBLIC_DATASETS.items():
         there = f"prepared in {DATASETS / name}" if (DATASETS / name / FINISHED).is_file() else ""
         get = there or ("`prepare` downloads it" if dataset.download else dataset.by_hand)
@@ -82,7 +82,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> int:
             _convert(dataset, target, options.raw, max_test, console)
         if difference := differs_from_published(dataset, target):
             console.print(f"note: {difference}")
-    console.print(commands_to_run(target, files_of(target)))
+    console.print(commands_to_run(target, files_of(*categories_in(target))))
     return 0
 
 
@@ -115,7 +115,7 @@ def _dataset(name: str) -> PublicDataset:
 
 def _convert(dataset: PublicDataset, target: Path, raw: Path | None, max_test: int | None, console: Console) -> None:
     """Converts, with a bar while it downloads."""
-    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     # In a log, a bar would be an empty line
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("", visible=False)
@@ -128,21 +128,21 @@ def _convert(dataset: PublicDataset, target: Path, raw: Path | None, max_test: i
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     folder = _folder(options.name)
-    own = own_folder.is_own_folder(folder)
-    files = own_folder.arrange(folder, complete=False) if own else files_of(folder)
+    own, category = own_folder.is_own_folder(folder), is_category(folder)
+    try:
+        files = own_folder.arrange(folder) if own else files_of(*((folder,) if category else categories_in(folder)))
+    except (ValueError, FileNotFoundError) as error:
+        console.print(f"problem: {error}")
+        return 1
     if not files:
         raise ValueError(_no_layout(folder))
     reports = list(inspect(files))
-    problems = damaged_files(folder) + broken_links(folder)
-    if own:
-        try:
-            check_places(files)
-        except ValueError as error:
-            problems.append(str(error))
+    problems, notes = survey(folder, [path for path in files.values() if isinstance(path, Path)])
     for report in reports:
-        lines = [*report.found, *_marked("note", report.notes), *_marked("problem", report.problems)]
-        console.print("\n  ".join([report.category, *lines]))
-    for line in _marked("note", unread_files(folder, files)) + _marked("problem", problems):
+        lines = [report.name, *report.found, *_marked("note", report.notes), *_marked("problem", report.problems)]
+        console.print("\n  ".join(lines))
+    problems += damaged_files(folder) + (same_places(files) if own else [])
+    for line in [*ignored(folder), *_marked("note", notes), *_marked("problem", problems)]:
         console.print(line)
     number = len(problems) + sum(len(report.problems) for report in reports)
     if number:
@@ -150,7 +150,8 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         return 1
     if own:
         console.print(f"python -m anomaly_zoo.data prepare {shlex.quote(str(folder))}")
-    console.print(commands_to_run(DATASETS / folder.resolve().name if own else folder, files))
+    root = DATASETS / folder.resolve().name if own else folder.absolute().parent if category else folder
+    console.print(commands_to_run(root, files, next(iter(files)).partition("/")[0] if category else ""))
     return 0
 
 
@@ -167,23 +168,21 @@ def _folder(name: str) -> Path:
         raise ValueError(f"{given} is a file: check the folder that holds the dataset")
     dataset = _dataset(name)
     if not (DATASETS / name).is_dir():
-        command = f"python -m anomaly_zoo.data prepare {name}"
-        raise FileNotFoundError(
-            f"{DATASETS / name} is not there: prepare it first, {command}. "
-            + ("" if dataset.download else how_to_get(dataset))
-        )
+        first = f"prepare it first, python -m anomaly_zoo.data prepare {name}."
+        by_hand = "" if dataset.download else f" {how_to_get(dataset)}"
+        raise FileNotFoundError(f"{DATASETS / name} is not there: {first}{by_hand}")
     return DATASETS / name
 
 
 def _no_layout(folder: Path) -> str:
     """Why a folder is no dataset, and what to do about it."""
     said = f"{folder} holds neither normal/ (a folder of your own) nor <category>/train/good/ (the MVTec layout)"
-    if files_of(folder):
+    if categories_in(folder) or is_category(folder):
         return f"{folder} is in the MVTec layout already: there is nothing to prepare; check it and use it"
-    if (folder / "train" / "good").is_dir():
-        return f"{folder} is a category by itself: pass the folder that holds it, {folder.resolve().parent}"
-    if (folder / "good").is_dir():
-        return f"{said}: rename {folder / 'good'} to normal, and the folder of anomalous images to anomalous"
+    if inner := [sub for sub in subfolders(folder) if own_folder.is_own_folder(sub)]:
+        return f"{folder} holds folders of your own: pass one of them, such as {inner[0]}"
+    if named := [sub for sub in subfolders(folder) if means_normal(sub.name)]:
+        return f"{said}: rename {named[0]} to normal, and the folder of anomalous images to anomalous"
     if images := image_files(folder):
         return f"{said}: move the normal ones of its {len(images)} images into {folder / own_folder.NORMAL}"
     return said

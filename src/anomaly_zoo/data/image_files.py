@@ -1,5 +1,7 @@
-"""Which files count as images, and how large they may be. The standard library is all that this file needs."""
+"""Which files count as images, and which folders are looked into. The standard library is all that this file needs."""
 
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -14,24 +16,67 @@ MAX_IMAGE_PIXELS = 2**27
 MAX_FILE_BYTES = 2**31
 """Larger files are not even opened."""
 
+_SYSTEM = {"@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin",
+           "recycler", "system volume information", "__macosx", "lost+found", "thumbs.db", "ehthumbs.db",
+           "desktop.ini"}  # fmt: skip
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that a NAS, Windows or macOS keeps for itself.
+
+    >>> [is_hidden(name) for name in ("@eaDir", "._000.png", ".Trash-1000", "Thumbs.db", "000.png")]
+    [True, True, True, True, False]
+    """
+    return name.startswith(".") or name.casefold() in _SYSTEM
+
 
 def is_image_file(path: Path) -> bool:
     """Whether the name is that of an image; hidden ones are none (macOS leaves `._000.png` beside `000.png`)."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
 
 def image_files(folder: Path) -> list[Path]:
     """The images directly in a folder, sorted by name (by code point, so the same on every platform)."""
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if is_image_file(p) and p.is_file()), key=lambda path: path.name)
+    return [path for path in _visible(folder) if is_image_file(path) and path.is_file()]
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted by name, without hidden ones."""
+    """The folders directly in a folder, sorted by name, without those that `is_hidden`."""
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yields all files in a folder and the folders in it, one by one, sorted by name, without those that `is_hidden`.
+
+    Links to files and folders are followed, but not to a folder that holds this one. Every folder counts once, so that
+    links cannot lead in circles. Links that lead nowhere are yielded as well, for somebody to report them.
+    """
+    yield from _below(folder, set(folder.resolve().parents))
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Yields the images among `files_below`."""
+    return filter(is_image_file, files_below(folder))
+
+
+def same_name(name: str) -> str:
+    """A name in the one form (NFC) in which names are compared: macOS writes umlauts as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _visible(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    hidden = (".", "__MACOSX")
-    return sorted(
-        (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(hidden)), key=lambda path: path.name
-    )
+    return sorted((path for path in folder.iterdir() if not is_hidden(path.name)), key=lambda path: path.name)
+
+
+def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _below(path, seen)
+        else:
+            yield path

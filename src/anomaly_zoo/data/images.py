@@ -1,75 +1,150 @@
-"""Image files of every common kind into uint8 RGB, and mask files into booleans.
+"""The one reader of image files: any common kind into uint8 RGB, and masks into booleans. Needs NumPy and Pillow alone.
 
-OpenCV decodes (fast, and the only one of the two that keeps 16-bit colour). Pillow takes over where OpenCV is wrong:
-JPEG (older OpenCV returns half a picture of a truncated file, and shifts the colours of CMYK) and TIFF with an alpha
-channel (OpenCV multiplies the colours by it).
+torch, onnxruntime and `check` all read with it, so that they agree on which files can be read, and on every pixel.
 """
 
 import io
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_zoo.data.image_files import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_IMAGE_PIXELS
 
 _DAMAGED = "it is damaged or cut off; replace or remove it"
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _UNKNOWN = f"it is damaged, or none of {', '.join(IMAGE_FORMATS)}; save it as one of them, or remove it"
-_JPEG_MAGIC, _TIFF_MAGICS = b"\xff\xd8", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags
+_ORIENTATION, _PHOTOMETRIC, _SUBFILE, _SAMPLE_FORMAT = 274, 262, 254, 339  # tags
+_REDUCED_OR_MASK = 1 | 4  # of the third: a thumbnail, or a mask for transparency, and no page
+_NUMBERS = ("I", "F", "I;16", "I;16B", "I;16L")  # modes of more than 8 bits
 _EIGHT_BITS = ((np.arange(2**16) + 128) // 257).astype(np.uint8)  # a table, since arithmetic takes 12 times the memory
+_MOST_LABELS, _LARGEST_LABEL = 16, 32
+_ZEROS = 32  # so many at the end of a file are suspect
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file, OpenCV's do not
+
+class RefusedError(ValueError):
+    """What a file shows would be a guess."""
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image of any kind as 8-bit RGB.
+class Header(NamedTuple):
+    """What a file says of its picture before any pixel is decoded."""
 
-    Grey is repeated over the three channels, alpha is dropped, palettes are looked up, 16 bit is scaled by its full
-    range (65535 becomes 255, whatever the image's own maximum), EXIF rotation is applied to JPEG, PNG and WebP.
+    width: int
+    height: int
+    orientation: int  # how the camera noted that the picture is to be turned: 1 (not at all) to 8
+    pages: int  # of a TIFF, or frames of an animated WebP or PNG
+    is_deep: bool  # whether it has 16 bits per channel
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Reads an image of any kind as 8-bit RGB, `h w 3`.
+
+    Grey is repeated over the three channels, alpha is dropped, palettes are looked up. 16-bit grey is scaled by its
+    full range (65535 becomes 255, whatever the image's own maximum), of 16-bit colour the high byte is kept. TIFF in
+    which 0 is white is inverted, and a noted rotation is applied.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is empty, damaged, too large, of another format, or its pixels are neither 8 nor 16 bit.
+        ValueError: the file is empty, damaged, too large or of another format; it holds several pages; or its pixels
+            are signed, of 32 bits or fractions, of which nobody knows what is white.
     """
     return decode_image(_content(path), str(path), MAX_IMAGE_PIXELS)
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+def read_pages(path: Path) -> Iterator[np.ndarray]:
+    """Reads one page or frame after the other, as `read_image` does; most files have one."""
+    return decode_pages(_content(path), str(path), MAX_IMAGE_PIXELS)
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
     """Decodes the content of an image file as `read_image` does; errors call it by the name."""
-    pixels = _decode(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, max_pixels)
-    if pixels.dtype == np.uint16:
-        pixels = _EIGHT_BITS[pixels]
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{name} has {pixels.dtype} pixels: save it with 8 or 16 unsigned bits per channel")
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    return np.ascontiguousarray(pixels)
+    with _opened(io.BytesIO(data), name, max_pixels) as image:
+        _refuse_pages(image, name)
+        return _rgb(image, name)
+
+
+def decode_pages(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[np.ndarray]:
+    """Decodes one page after the other; see `read_pages`."""
+    with _opened(io.BytesIO(data), name, max_pixels) as image:
+        pages = _pages(image)
+    for page in pages:
+        with _opened(io.BytesIO(data), name, max_pixels) as image:
+            image.seek(page)
+            _refuse_size(image, name, max_pixels)
+            pixels = _rgb(image, f"{name}, page {page + 1}" if len(pages) > 1 else name)
+        yield pixels
+
+
+def read_header(path: Path) -> Header:
+    """Reads what a file says of itself; the errors are those of `read_image`, as far as they show there."""
+    with path.open("rb") as file, _opened(file, str(path), MAX_IMAGE_PIXELS) as image:
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own would decode all of it
+        turned = orientation if orientation in range(1, 9) else 1
+        return Header(image.width, image.height, turned, len(_pages(image)), _is_deep(image))
 
 
 def image_shape(path: Path) -> tuple[int, int]:
     """Height and width of an image as `read_image` returns it, from the file's header."""
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as image:
-            warnings.simplefilter("ignore")
-            is_turned = (
-                image.format in ("JPEG", "PNG", "WEBP") and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-            )
-            return (image.width, image.height) if is_turned else (image.height, image.width)
-    except Exception:  # Pillow raises a dozen kinds for damaged files
-        height, width = read_image(path).shape[:2]  # says what is wrong with the file
-        return height, width
+    header = read_header(path)
+    return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
 
 
-def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    """Reads a ground-truth mask of any kind: True where any colour channel is above 0 (alpha does not count)."""
-    # Most masks are grey, and reading them as colour takes twice as long
-    pixels = _decode(_content(path), str(path), cv2.IMREAD_UNCHANGED, MAX_IMAGE_PIXELS)
-    anomalous = np.asarray(pixels > 0)
-    return anomalous if anomalous.ndim == 2 else np.asarray(anomalous.any(axis=2))
+def is_nearly_black(path: Path, image: np.ndarray) -> bool:
+    """Whether a 16-bit file uses less than half of its range, as files of 10- and 12-bit cameras do."""
+    num_bright = int(np.count_nonzero(image >= 128))  # a few pixels may be hot
+    return num_bright <= image.size // 1000 and read_header(path).is_deep
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Reads a mask of any kind as booleans, `h w`; see `read_mask_with_remark`."""
+    return read_mask_with_remark(path)[0]
+
+
+def read_mask_with_remark(path: Path) -> tuple[np.ndarray, str]:
+    """Reads a mask, and says in half a sentence what was doubtful about it ("" if nothing was).
+
+    Two values, or a few that fill areas of their own (labels), are cut above 0. More of them, as lossy formats and soft
+    edges leave, are cut at half of their range. Of colours the brightest channel counts, alpha does not.
+    """
+    with _opened(io.BytesIO(_content(path)), str(path), MAX_IMAGE_PIXELS) as image:
+        _refuse_pages(image, str(path))
+        if _is_deep(image) and image.mode not in _NUMBERS:
+            raise RefusedError(f"the mask {path} has 16-bit colours: save it as 8-bit grey")
+        values = np.nan_to_num(_values(image))
+        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else np.zeros((1, 1))
+        is_lossless = image.format in ("PNG", "TIFF", "BMP")
+    values = values if values.ndim == 2 else values.max(axis=2)
+    mask, remark = _cut(values, may_be_labels=is_lossless)
+    if (alpha != alpha[0, 0]).any():
+        if (values == values[0, 0]).all():
+            raise RefusedError(f"the mask {path} is drawn in its alpha channel, which does not count: save it as grey")
+        remark = remark or "has an alpha channel, which does not count"
+    return mask, remark
+
+
+def _cut(values: np.ndarray, may_be_labels: bool) -> tuple[np.ndarray, str]:
+    """What a mask marks, and a remark on it."""
+    low, high = float(values.min()), float(values.max())
+    if low == high or (low == 0 and ((values == low) | (values == high)).all()):
+        return values > 0, ""
+    levels = np.unique(values)
+    shown = f"holds {len(levels)} values from {low:g} to {high:g}"
+    may_be_labels = may_be_labels and low == 0 and len(levels) <= _MOST_LABELS
+    if may_be_labels and (high <= _LARGEST_LABEL or _are_areas(values, levels)):
+        return values > 0, f"{shown}: all above 0 count as anomalous"
+    return values > (low + high) / 2, f"{shown}, as of a lossy format or soft edges: cut at half of that range"
+
+
+def _are_areas(values: np.ndarray, levels: np.ndarray) -> bool:
+    """Whether every value has a pixel whose four neighbours have it too; those of soft edges have none."""
+    inner = values[1:-1, 1:-1]
+    inside = inner[(inner == values[:-2, 1:-1]) & (inner == values[2:, 1:-1])
+                   & (inner == values[1:-1, :-2]) & (inner == values[1:-1, 2:])]  # fmt: skip
+    return bool(np.isin(levels, inside).all())
 
 
 def _content(path: Path) -> bytes:
@@ -78,56 +153,93 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _decode(data: bytes, name: str, flags: int, max_pixels: int) -> np.ndarray:
-    """Decodes to `h w` or RGB `h w 3`, in the depth of the file; the flags are those of OpenCV."""
-    reason, pixels = _DAMAGED, None
-    with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
-        warnings.simplefilter("ignore")
-        try:
-            width, height = _size(data)
-            if width * height > max_pixels:
-                reason = f"its {width}x{height} pixels are over the limit of {max_pixels}; cut it into parts"
-            else:
-                pixels = _decode_pillow(data) if data.startswith(_JPEG_MAGIC) else _decode_opencv(data, flags)
-        except Image.DecompressionBombError:  # far over the limit, so that Pillow does not even tell the size
-            reason = f"it has more pixels than the limit of {max_pixels}; cut it into parts"
-        except UnidentifiedImageError:
-            reason = _UNKNOWN if data else _DAMAGED
-        except Exception as error:  # Pillow and OpenCV raise a dozen kinds for damaged files, struct.error among them
-            reason += f" ({type(error).__name__})" if data else ""
-    if pixels is None:
-        found = f"{len(data)} bytes" if data else "an empty file"
-        raise ValueError(f"cannot read {name} as an image ({found}): {reason}")
-    return pixels
+@contextmanager
+def _opened(file: io.BufferedIOBase, name: str, max_pixels: int) -> Iterator[Any]:
+    """The picture in a file; whatever goes wrong with it inside becomes a ValueError with the file's name."""
+    try:
+        with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
+            warnings.simplefilter("ignore")
+            if isinstance(file, io.BytesIO) and not _is_whole(file.getvalue()):
+                raise EOFError
+            with Image.open(cast(IO[bytes], file), formats=IMAGE_FORMATS) as image:
+                _refuse_size(image, name, max_pixels)
+                yield image
+            return
+    except RefusedError:
+        raise
+    except Image.DecompressionBombError:  # far over the limit, so that Pillow does not even tell the size
+        reason = f"it has more pixels than the limit of {max_pixels}; cut it into parts"
+    except UnidentifiedImageError:
+        file.seek(0)
+        reason = f"it is of a rare kind, or {_DAMAGED[6:]}" if file.read(4) in _TIFF else _UNKNOWN
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files, struct.error among them
+        reason = f"{_DAMAGED} ({type(error).__name__})"
+    size = file.seek(0, io.SEEK_END)
+    raise ValueError(f"cannot read {name} as an image ({size} bytes): {reason if size else _DAMAGED}") from None
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height from the header, before anything is allocated for the pixels."""
-    if data.startswith(_TIFF_MAGICS):  # Pillow refuses to open TIFF with 16-bit colour, but can read its directory
-        directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
-        file = io.BytesIO(data)
-        file.seek(directory.next)
-        directory.load(file)
-        return int(directory[_TIFF_WIDTH]), int(directory[_TIFF_HEIGHT])
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        return image.width, image.height
+def _is_whole(data: bytes) -> bool:
+    """Whether nothing is lost that Pillow does not miss: a copy that stopped half-way may go on with zeros."""
+    if data.startswith(b"\x89PNG"):
+        start, kind = 8, b""
+        while kind != b"IEND":
+            length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+            end = start + 8 + length
+            is_right = zlib.crc32(data[start + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
+            if not kind or (kind[:1].isupper() and not is_right):  # lower case is for what may be left out
+                return False
+            start = end + 4
+    num_zeros = len(data) - len(data.rstrip(b"\0"))
+    if num_zeros >= _ZEROS and data.startswith(b"\xff\xd8"):  # a JPEG needs an end after the last start of a scan
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    return num_zeros < max(_ZEROS, len(data) // 8) or not data.startswith(b"RIFF")  # a black WebP has up to 1 in 16
 
 
-def _decode_opencv(data: bytes, flags: int) -> np.ndarray | None:
-    # For TIFF, IMREAD_COLOR multiplies the colours by the alpha, and refuses float pixels without giving a reason
-    is_tiff = data.startswith(_TIFF_MAGICS)
-    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if is_tiff else flags)
-    if pixels is None or pixels.ndim == 2:
-        return pixels
-    if pixels.shape[2] == 2:  # grey and alpha
-        return pixels[..., 0]
-    if is_tiff and pixels.shape[2] == 4 and pixels.dtype == np.uint8:
-        return _decode_pillow(data)
-    # cvtColor is five times as fast as slicing, but knows fewer pixel types
-    is_common = pixels.dtype in (np.uint8, np.uint16) and pixels.shape[2] == 3
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if is_common else pixels[..., 2::-1]
+def _refuse_size(image: Any, name: str, most: int) -> None:
+    if image.width * image.height > most:
+        shown = f"its {image.width}x{image.height} pixels are over the limit of {most}"
+        raise RefusedError(f"cannot read {name} as an image: {shown}; cut it into parts")
 
 
-def _decode_pillow(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def _refuse_pages(image: Any, name: str) -> None:
+    if (number := len(_pages(image))) > 1:
+        raise RefusedError(f"{name} holds {number} pages or frames: save each of them as a file")
+
+
+def _pages(image: Any) -> list[int]:
+    """Positions of the pages or frames; thumbnails that TIFF and photos of several sizes hold beside them are none."""
+    pages, size = [0], image.size
+    for frame in range(1, getattr(image, "n_frames", 1)):
+        if image.format in ("TIFF", "MPO"):
+            image.seek(frame)
+        is_tiff = image.format == "TIFF"
+        if not (image.tag_v2.get(_SUBFILE, 0) & _REDUCED_OR_MASK if is_tiff else image.size != size):
+            pages.append(frame)
+    image.seek(0)
+    return pages
+
+
+def _is_deep(image: Any) -> bool:
+    modes = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile]
+    return image.format in ("PNG", "TIFF") and any("16" in mode for mode in modes)
+
+
+def _values(image: Any) -> np.ndarray:
+    """Decodes grey `h w` in its own depth, or 8-bit RGB `h w 3`, turned as the camera noted."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode not in _NUMBERS:
+        return np.array(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    is_inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0 and image.mode != "F"
+    return 65535 - np.asarray(image) if is_inverted else np.asarray(image)
+
+
+def _rgb(image: Any, name: str) -> np.ndarray:
+    is_signed = image.format == "TIFF" and 2 in image.tag_v2.get(_SAMPLE_FORMAT, ())
+    if is_signed or image.mode in ("I", "F"):
+        kind = "float" if image.mode == "F" else "signed or 32-bit"
+        raise RefusedError(f"{name} has {kind} pixels: save it with 8 or 16 unsigned bits per channel")
+    values = _values(image)
+    if values.dtype != np.uint8:
+        values = _EIGHT_BITS[values]
+    return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)

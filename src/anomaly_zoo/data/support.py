@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_zoo.data.image_files import image_files, subfolders
+from anomaly_zoo.data.category import means_normal
+from anomaly_zoo.data.image_files import image_files, same_name, subfolders
 
 _PREPARE = "{0} is a folder of images that is not prepared yet: python -m anomaly_zoo.data prepare {0}"
 
 
 def seeded_permutation(count: int, *key: str | int) -> list[int]:
-    """Permutes 0 .. count - 1, the same way on every platform and with every version of NumPy.
-
-    The key is hashed, so near keys give unrelated permutations.
+    """Permutes 0 .. count - 1, the same way everywhere; near keys give unrelated permutations.
 
     >>> seeded_permutation(6, "elpv", "mono", 0)
     [1, 3, 0, 2, 5, 4]
@@ -26,20 +25,12 @@ def seeded_permutation(count: int, *key: str | int) -> list[int]:
 
 
 def derive_seed(*key: int) -> int:
-    """Mixes several non-negative numbers into one seed: near keys give unrelated random streams.
-
-    >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
-    (True, False)
-    """
+    """Mixes several non-negative numbers into one seed: near keys give unrelated random streams."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def category_folder(root: Path, category: str) -> Path:
-    """Finds the folder of a category, by its exact name, in a dataset in the MVTec layout.
-
-    Raises:
-        FileNotFoundError: the dataset or the category is not there; names the categories that are.
-    """
+    """Finds the folder of a category, by its exact name; FileNotFoundError names those that are there."""
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise FileNotFoundError(
@@ -48,7 +39,10 @@ def category_folder(root: Path, category: str) -> Path:
     categories = [folder.name for folder in subfolders(root)]
     if category in categories:
         return root / category
-    if (root / "train").is_dir():
+    alike = [name for name in categories if same_name(name) == same_name(category)]
+    if alike:
+        hint = f"{root / alike[0]} only looks the same, its umlauts are written otherwise (Unicode): rename it"
+    elif (root / "train").is_dir():
         hint = f"{root} is itself a category: pass its parent as root and {root.resolve().name!r} as category"
     elif _is_unprepared(root):
         hint = _PREPARE.format(root)
@@ -60,15 +54,13 @@ def category_folder(root: Path, category: str) -> Path:
 
 
 def _is_unprepared(folder: Path) -> bool:
-    """Whether it is a folder of the user's own (see `prepare.own_folder`) that was not prepared."""
     return (folder / "normal").is_dir() and not (folder / "train").is_dir()
 
 
 def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int) -> list[Path]:
-    """Draws the support: the first `shots` files of one seeded permutation of the normal training images.
+    """Draws the support: the first `shots` files of one permutation of the normal training images, seeded by the names.
 
-    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files. The dataset's name
-    only enters the seed, so that a moved or renamed folder keeps its draw.
+    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files.
 
     Raises:
         FileNotFoundError: dataset, category or normal training images are missing.
@@ -80,7 +72,11 @@ def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int
         if _is_unprepared(root / category):
             raise FileNotFoundError(_PREPARE.format(root / category))
         found = "holds no images" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{folder} {found}: put the normal training images there (png, jpg, bmp, tif or webp)")
+        meant = next((sub for sub in subfolders(folder.parent) if means_normal(sub.name) and sub != folder), None)
+        way_out = (
+            f"rename {meant} to good" if meant else "put the normal training images there (png, jpg, bmp, tif, webp)"
+        )
+        raise FileNotFoundError(f"{folder} {found}: {way_out}")
     if not 1 <= shots <= len(files):
         raise ValueError(
             f"shots is {shots}, but {folder} holds {len(files)} normal images: choose shots from 1 to {len(files)}"

@@ -4,20 +4,17 @@ What has been checked is noted in the store, so that a resumed bench, or the nex
 images for that once more. The note is of the files' names, sizes and times: a file that changes is checked again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from anomaly_zoo.data.dataset import MVTecDataset
-from anomaly_zoo.data.images import read_image
+from anomaly_zoo.data.category import files_in, refuse, tell
 from anomaly_zoo.data.mvtec import MVTecDataModule
+from anomaly_zoo.data.prepare.check import inspect
 from anomaly_zoo.grid.cells import Cell, sha256, version_of
-from anomaly_zoo.grid.engine import cores
 from anomaly_zoo.grid.worker import warm_up
 
 
@@ -25,40 +22,43 @@ def check(cells: Sequence[Cell], console: Console) -> None:
     """Builds a cell of every method and backbone, and reads every image that has not been checked before.
 
     Raises:
-        ValueError: a wrong number, an image that cannot be read, or weights that cannot be loaded.
+        ValueError: a wrong number, what `python -m anomaly_zoo.data check` calls a problem, or weights that cannot be
+            loaded.
         OSError: something is missing.
     """
     for cell in {(cell.method, cell.config["backbone"]["name"]): cell for cell in reversed(cells)}.values():
         warm_up(cell.config)
-    notes: list[Path] = []
+    supports: dict[tuple[Path, str, Path], set[Path]] = {}
     seen: set[object] = set()
-    with console.status("Checking the images") as status:
-        for cell in sorted(cells, key=lambda cell: -cell.config["data"]["shots"]):  # a support holds the smaller ones
-            data = MVTecDataModule(**cell.config["data"], seed=cell.config["seed_everything"])
-            category, draw = (data.root, data.category), (data.root, data.category, data.seed)
-            if (*draw, data.shots) in seen:
-                continue
-            data.setup()
-            status.update(f"Checking the images of {escape(data.category)}, seed {data.seed}")
-            if draw not in seen:
-                notes.append(_check(data.support_files, data.support_files, read_image, cell.store))
-            if category not in seen:
-                split = data.test_dataloader().dataset
-                assert isinstance(split, MVTecDataset)
-                files = [path for path in (*split.paths, *split.mask_paths) if path is not None]
-                notes.append(_check(files, range(len(split)), split.__getitem__, cell.store))
-            seen |= {category, draw, (*draw, data.shots)}
-    for note in notes:
+    for cell in sorted(cells, key=lambda cell: -cell.config["data"]["shots"]):  # a support holds the smaller ones
+        data = MVTecDataModule(**cell.config["data"], seed=cell.config["seed_everything"])
+        draw = (data.root, data.category, data.seed, data.shots)
+        if draw not in seen:
+            data.setup("test")
+            supports.setdefault((data.root, data.category, cell.store), set()).update(data.support_files)
+        seen.add(draw)
+    noted: dict[Path, list[str]] = {}
+    for (root, category, store), support in supports.items():
+        with console.status(f"Checking the images of {escape(category)}"):
+            file, notes = _check(root, category, support, store)
+        noted[file] = notes
+    for file, notes in noted.items():
+        tell(notes)
         with suppress(OSError):  # it only saves time
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.touch()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("\n".join(notes), encoding="utf-8")
 
 
-def _check(files: Sequence[Path], items: Iterable[Any], read: Callable[[Any], object], store: Path) -> Path:
-    """Reads items unless that has been noted for their files. Returns the note: an empty file."""
-    note = store / ".checked" / sha256([version_of(path) for path in files])[:32]
-    if not note.exists():
-        with ThreadPoolExecutor(cores()) as threads:  # decoding lets go of the interpreter
-            for _ in threads.map(read, items):
-                pass
-    return note
+def _check(root: Path, category: str, support: set[Path], store: Path) -> tuple[Path, list[str]]:
+    """Reads the images and masks of a category, unless that is noted; returns where to note it, and doubts."""
+    files = {
+        f"{category}/{place}": path
+        for place, path in files_in(root / category).items()
+        if not place.startswith("train/") or path in support
+    }
+    noted = store / ".checked" / sha256([version_of(path) for path in files.values()])[:32]
+    with suppress(OSError):
+        return noted, noted.read_text(encoding="utf-8").splitlines()
+    (report,) = inspect(files)
+    refuse(report.problems, root)
+    return noted, report.notes

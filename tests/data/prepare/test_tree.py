@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from anomaly_zoo.data.prepare import tree
-from anomaly_zoo.data.prepare.places import split_normal
-from anomaly_zoo.data.prepare.tree import Files, damaged_files, is_finished, thin_out, write_tree
+from anomaly_zoo.data.prepare.tree import Files, damaged_files, is_finished, split_normal, thin_out, write_tree
 from tests.conftest import write_image
 
 

@@ -1,8 +1,4 @@
-"""Unpacking archives of strangers: nothing is written outside the target, and no more than was agreed on.
-
-`zipfile` and `tarfile` write the files, after every name, kind and size was checked here. (tarfile's own filter repairs
-names instead of refusing them, bounds no size, and early releases of Python 3.10 and 3.11 lack it.)
-"""
+"""Unpacking archives of strangers: nothing is written outside the target, and no more than was agreed on."""
 
 import bz2
 import errno
@@ -20,10 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-"""File name endings, in lower case, that count as archives; the content decides how they are read."""
-
-MAX_FILES = 500_000
-"""Archives with more members are refused (the largest dataset supported has about 310,000 files)."""
+MAX_FILES = 500_000  # the largest dataset has about 310,000
 
 _MAX_DEPTH = 32  # folders in folders: their number is not bounded by the size of the archive
 _RATIO, _SPARE = 50, 100 * 2**20  # images hardly compress, so that only bombs unpack to more
@@ -40,14 +33,7 @@ class ArchiveError(ValueError):
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpacks a zip or tar archive into a new folder; nothing is left if that fails.
-
-    Raises:
-        FileNotFoundError: there is no such archive.
-        FileExistsError: `target` is there already.
-        ArchiveError: the archive is damaged, of an unknown kind, or not harmless.
-        OSError: there is no room left, or a name is too long for this system.
-    """
+    """Unpacks a zip or tar archive into a new folder; nothing is left if that fails."""
     if not archive.is_file():
         raise FileNotFoundError(f"there is no archive {archive}")
     if target.exists():
@@ -96,26 +82,20 @@ class _Members:
         self.number += 1
         self.left -= max(num_bytes, 0)
         self.last = name
-        if self.number > MAX_FILES:  # folders too, since each takes memory
-            raise ArchiveError(f"{self.archive} holds more than {MAX_FILES} files and folders: not unpacked")
-        if not is_file and not is_folder:
-            raise ArchiveError(f"{self.archive} holds {name!r}, a link or device: not unpacked")
         parts = name.replace("\\", "/").split("/")
-        if ".." in parts or parts[0] == "" or ":" in parts[0] or any(ord(mark) < 32 for mark in name):
-            raise ArchiveError(f"{self.archive} holds {name!r}, which leads out of its folder: not unpacked")
-        if len(parts) > _MAX_DEPTH:
-            raise ArchiveError(
-                f"{self.archive} holds {name[:40]!r}..., in more than {_MAX_DEPTH} folders: not unpacked"
-            )
-        if self.left < 0:
-            raise ArchiveError(
-                f"{self.archive} unpacks to more than {self.limit} bytes, {_RATIO} times its size: it looks like a bomb"
-            )
         path = "/".join(part for part in parts if part not in ("", "."))
-        if is_file:
-            if path.casefold() in self.names:
-                raise ArchiveError(f"{self.archive} holds {name!r} twice: not unpacked")
-            self.names.add(path.casefold())
+        leads_out = ".." in parts or parts[0] == "" or ":" in parts[0] or any(ord(mark) < 32 for mark in name)
+        for is_wrong, what in (
+            (self.number > MAX_FILES, f"more than {MAX_FILES} files and folders"),  # folders too: each takes memory
+            (not is_file and not is_folder, f"{name!r}, a link or device"),
+            (leads_out, f"{name!r}, which leads out of its folder"),
+            (len(parts) > _MAX_DEPTH, f"{name[:40]!r}..., in more than {_MAX_DEPTH} folders"),
+            (self.left < 0, f"more than {self.limit} bytes, {_RATIO} times its size, and looks like a bomb"),
+            (is_file and path.casefold() in self.names, f"{name!r} twice"),
+        ):
+            if is_wrong:
+                raise ArchiveError(f"{self.archive} holds {what}: not unpacked")
+        self.names |= {path.casefold()} if is_file else set()
         return path
 
 
@@ -130,9 +110,8 @@ def _unpack_zip(file: io.BufferedReader, folder: Path, members: _Members) -> Non
                 continue
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 # zipfile unpacks a block of these at once, however large: 1 kB can become gigabytes of memory
-                raise ArchiveError(
-                    f"{members.archive} holds {member.filename!r}, packed in a rare way: unpack it by hand"
-                )
+                what = f"{members.archive} holds {member.filename!r}, packed in a rare way"
+                raise ArchiveError(f"{what}: unpack it by hand")
             member.filename = path
             files.append(member)
         for member in files:
@@ -163,21 +142,14 @@ class _Bounded(io.RawIOBase):
     def __init__(self, file: io.BufferedIOBase, limit: int) -> None:
         super().__init__()
         self.file = file
-        self.limit = limit
+        self.limit = limit + 2**20
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > _MAX_HEADER:
-            raise ValueError(f"a header of {size} bytes")
-        self._check(self.file.tell() + size)
+        if not 0 <= size <= _MAX_HEADER or self.file.tell() + size > self.limit:
+            raise ValueError(f"a header of {size} bytes, or more than {self.limit} in all: it looks like a bomb")
         return self.file.read(size)
 
     def seek(self, position: int, whence: int = 0) -> int:
-        self._check(position)
-        return self.file.seek(position, whence)
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-    def _check(self, position: int) -> None:
-        if position > self.limit + 2**20:
+        if position > self.limit:
             raise ValueError(f"it unpacks to more than {self.limit} bytes: it looks like a bomb")
+        return self.file.seek(position, whence)

@@ -1,232 +1,234 @@
 """What is in a dataset, and what is wrong with which file: every image is read once."""
 
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files, is_image_file, subfolders
-from anomaly_zoo.data.images import read_image, read_mask
-from anomaly_zoo.data.prepare.duplicates import near_duplicates, thumbnail
+from anomaly_zoo.data.category import Category, at_most, check_mask, files_in, means_normal, some
+from anomaly_zoo.data.image_files import is_hidden, subfolders
+from anomaly_zoo.data.images import is_nearly_black, read_image, read_mask, read_mask_with_remark
+from anomaly_zoo.data.prepare.duplicates import near_copies, thumbnail
 from anomaly_zoo.data.prepare.tree import Files
-from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE, Regions, check_region
+from anomaly_zoo.data.regions import POLYGON_FILE, Regions, check_region
 from anomaly_zoo.data.transforms import resize_mask
 
-_IMAGE_SIZE = 256  # of the protocol; smaller defects vanish
-_MAX_SHOWN = 5
-_EXPECTED_SUFFIXES = (*IMAGE_SUFFIXES, ".json", ".txt", ".sha256", ".md", ".csv", ".db")
+_IMAGE_SIZE, _THREADS = 256, 4  # the former of the protocol; smaller defects vanish
+_DARK = "16-bit, but at most {} of 255 when read, so nearly black: multiply the values until white is 65535"
+_BLANK = "one colour all over"
+_DOUBTFUL = "the mask {}"
+_INVERTED = "the mask marks {} % of the image: is it inverted?"
+_EMPTY = "the mask marks nothing, so that all pixels count as normal"
+_NORMAL = "the mask marks something, but the image counts as normal"
+_VANISHING = f"the defect vanishes at {_IMAGE_SIZE} px: raise image_size and set tile_px"
 
 
 @dataclass
-class Report:
-    """What was found in one category.
+class _Look:
+    """What is kept of an image and its mask when they have been read."""
 
-    Attributes:
-        category: its name.
-        found: what is there, a line each.
-        notes: what may be on purpose.
-        problems: what must be mended before a run; each names its file.
-    """
-
-    category: str
-    found: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    shape: tuple[int, int]
+    is_grey: bool
+    thumbnail: Float32[np.ndarray, " d"]
+    digest: bytes
+    is_dark: bool
+    doubts: list[tuple[str, Path, object]]
+    """Which text, about which file, with what in its braces."""
 
 
-def files_of(root: Path) -> Files:
-    """Images, masks and regions of all categories of a dataset in the MVTec layout, by their places."""
-    found: dict[str, Path] = {}
-    for category in subfolders(root):
-        folders = [category / "train" / "good"]
-        folders += [sub for split in ("test", "ground_truth") for sub in subfolders(category / split)]
-        if not folders[0].is_dir():
-            continue
-        paths = [path for folder in folders for path in image_files(folder)]
-        paths += [category / POLYGON_FILE] if (category / POLYGON_FILE).is_file() else []
-        paths += [path for path in sorted((category / MASK_FOLDER).rglob("*")) if is_image_file(path)]
-        found |= {path.relative_to(root).as_posix(): path for path in paths}
-    return found
+def categories_in(root: Path) -> list[Path]:
+    """The folders in a dataset that are categories."""
+    return [folder for folder in subfolders(root) if is_category(folder)]
 
 
-def inspect(files: Files) -> Iterator[Report]:
-    """Reads every image and mask of a dataset, all of it in files; yields one report per category, sorted by name."""
+def is_category(folder: Path) -> bool:
+    """Whether a folder is a category in the MVTec layout, be its `good` spelled as it may."""
+    return any(means_normal(sub.name) for sub in subfolders(folder / "train"))
+
+
+def files_of(*categories: Path) -> Files:
+    """Images, masks and regions of categories in the MVTec layout, by their places."""
+    names = {folder: (folder if folder.name not in ("", "..") else folder.resolve()).name for folder in categories}
+    return {f"{names[folder]}/{place}": path for folder in categories for place, path in files_in(folder).items()}
+
+
+def inspect(files: Files) -> Iterator[Category]:
+    """Reads every image and mask of a dataset, all of it in files; adds to its categories what is found, by name."""
     by_category: dict[str, dict[str, Path]] = {}
     for place, path in files.items():
         assert isinstance(path, Path)
         category, _, inside = place.partition("/")
         by_category.setdefault(category, {})[inside] = path
     for category, part in sorted(by_category.items()):
-        yield _Inspection(category, part).report
+        yield _Inspection(Category(category, part)).category
 
 
 class _Inspection:
-    """One category: its files by their places, and what was noticed while reading them."""
+    """One category, and what is noticed while its files are read."""
 
-    def __init__(self, category: str, files: dict[str, Path]) -> None:
-        self.report = Report(category)
-        self.files = files
-        self.images = {place: path for place, path in files.items() if place.startswith(("train/", "test/"))}
-        self.masks = {_image_stem(place): path for place, path in files.items() if place.startswith("ground_truth/")}
-        self.by_size: dict[str, list[Path]] = {}
-        self.by_mode: dict[str, list[Path]] = {}
-        self.shapes: dict[str, tuple[int, int]] = {}
-        self.thumbnails: dict[str, np.ndarray] = {}
-        self.vanishing: list[Path] = []
+    def __init__(self, category: Category) -> None:
+        self.category, self.images = category, category.images
         self._count()
-        for place, path in self.images.items():
-            with self._as_problem():
-                self._read(place, path)
+        self.looks: dict[str, _Look] = {}
+        with ThreadPoolExecutor(_THREADS) as threads:  # decoding lets go of the interpreter
+            for place, look in zip(self.images, threads.map(self._look, self.images), strict=True):
+                if isinstance(look, _Look):
+                    self.looks[place] = look
+                else:
+                    self.category.problems.append(look)
         self._check_regions()
-        self._list_unused_masks()
-        self._compare_sizes("sizes", self.by_size)
-        self._compare_sizes("colour modes", self.by_mode)
-        self._list_vanishing()
-        self._list_duplicates()
-
-    @contextmanager
-    def _as_problem(self) -> Iterator[None]:
-        """Turns what is wrong with a file into a line of the report."""
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            self.report.problems.append(str(error))
+        self._compare_sizes()
+        self._list_doubts()
+        self._list_copies()
 
     def _count(self) -> None:
-        report = self.report
-        folders = Counter(place.rpartition("/")[0] for place in self.images)
-        train, normal = folders.pop("train/good", 0), folders.pop("test/good", 0)
-        report.found.append(f"{train} normal training images: shots up to {train}")
-        report.found.append(f"{normal} normal and {sum(folders.values())} anomalous test images")
-        report.found += [f"  {number} {folder.removeprefix('test/')}" for folder, number in sorted(folders.items())]
-        num_masks = sum(place.startswith("ground_truth/") for place in self.files)
-        report.found.append(f"{num_masks} masks" if num_masks else "no masks: image metrics only")
-        if any(place.startswith(("region.", "region/")) for place in self.files):
+        """Says what counts as what, and where it lies."""
+        split = {place: "/".join(place.split("/")[:2]) for place in self.images}
+        train = [path for place, path in self.images.items() if split[place] == "train/good"]
+        normal = [path for place, path in self.images.items() if split[place] == "test/good"]
+        anomalous = [path for place, path in self.images.items() if split[place] not in ("train/good", "test/good")]
+        masks = [path for place, path in self.category.files.items() if place.startswith("ground_truth/")]
+        report = self.category
+        report.found += [
+            f"{_counted(train, 'normal training images')} (shots up to {len(train)})",
+            _counted(normal, "normal test images"),
+            _counted(anomalous, "anomalous test images"),
+            _counted(masks, "masks") if masks else "no masks: image metrics only",
+        ]
+        if any(place.startswith(("region.", "region/")) for place in self.category.files):
             report.found.append("a region of interest")
         if not train:
-            report.problems.append(f"{report.category} has no normal training images")
-        if not folders:
+            report.problems.append(f"{report.name} has no normal training images: put them into train/good")
+        if not anomalous:
             report.notes.append("no anomalous images: fit, predict and maps work, metrics are undefined")
         elif not normal:
             report.notes.append("no normal test images: image metrics are undefined")
 
-    def _read(self, place: str, path: Path) -> None:
-        image = read_image(path)
-        height, width = image.shape[:2]
-        self.shapes[place] = (height, width)
-        self.by_size.setdefault(f"{width}x{height}", []).append(path)
-        self.by_mode.setdefault("grey" if (image == image[..., :1]).all() else "colour", []).append(path)
-        self.thumbnails[place] = thumbnail(image)
-        if not self.masks or place.split("/")[1] == "good":
-            return
-        mask_path = self.masks.get(_image_stem(place))
-        if mask_path is None:
-            raise ValueError(f"{path} has no mask, though other images of {self.report.category} have one")
-        mask = read_mask(mask_path)
-        if mask.shape != image.shape[:2]:
-            shown = f"{mask.shape[1]}x{mask.shape[0]} pixels, but its image {path} has {width}x{height}"
-            raise ValueError(f"the mask {mask_path} has {shown}")
-        if not mask.any():
-            self.report.notes.append(
-                f"the mask {mask_path} marks nothing: all pixels of {path.name} will count as normal"
-            )
-        elif not resize_mask(mask, (_IMAGE_SIZE, _IMAGE_SIZE)).any():
-            self.vanishing.append(path)
+    def _look(self, place: str) -> _Look | str:
+        """Reads an image and its mask, or says why that is impossible."""
+        path, mask_path = self.images[place], self.category.masks.get(place)
+        doubts: list[tuple[str, Path, object]] = []
+        try:
+            image = read_image(path)
+            is_dark = is_nearly_black(path, image)
+            doubts += [(_DARK, path, int(image.max()))] if is_dark else []
+            doubts += [(_BLANK, path, "")] if image.min() == image.max() else []
+            if mask_path is not None:
+                doubts += _look_at_mask(mask_path, path, image.shape[:2], place.startswith("test/good/"))
+        except (ValueError, OSError) as error:
+            return str(error)
+        is_grey = all((image[..., 0] == image[..., channel]).all() for channel in (1, 2))
+        digest = hashlib.sha1(image.tobytes()).digest()  # noqa: S324 - to find copies
+        return _Look(image.shape[:2], is_grey, thumbnail(image), digest, is_dark, doubts)
 
     def _check_regions(self) -> None:
-        if POLYGON_FILE in self.files:
-            with self._as_problem():
-                Regions(self.files[POLYGON_FILE].parent)
-        start = f"{MASK_FOLDER}/"
-        masks = {_stem(place).removeprefix(start): p for place, p in self.files.items() if place.startswith(start)}
-        for place, path in self.images.items() if masks else ():
-            with self._as_problem():
-                mask_path = masks.get(f"{_stem(place)}_mask", masks.get(_stem(place)))
-                if mask_path is None:
-                    raise ValueError(f"{path} has no region, though other images of {self.report.category} have one")
-                region = read_mask(mask_path)
-                check_region(region, mask_path, path, *self.shapes.get(place, region.shape))
+        polygons = self.category.files.get(POLYGON_FILE)
+        problems: dict[str, None] = {}  # in place of a set, in their order
+        for place, look in self.looks.items():
+            path, mask_path = self.images[place], self.category.regions.get(place)
+            try:
+                if polygons is not None:
+                    Regions(polygons.parent).mask(path, *look.shape)
+                elif mask_path is not None:
+                    check_region(read_mask(mask_path), mask_path, path, *look.shape)
+            except (ValueError, OSError) as error:
+                problems[str(error)] = None
+        self.category.problems += problems
 
-    def _list_unused_masks(self) -> None:
-        images = {_image_stem(place) for place in self.images}
-        unused = [path for stem, path in self.masks.items() if stem not in images]
-        self._note_some([f"the mask {path} belongs to no image: is its name right?" for path in unused],
-                        "more masks belong to no image")  # fmt: skip
+    def _compare_sizes(self) -> None:
+        """Lists sizes and colour modes, the most frequent first."""
+        for what in ("sizes", "colour modes"):
+            groups: dict[str, list[Path]] = {}
+            for place, look in self.looks.items():
+                mode = "grey" if look.is_grey else "colour"
+                name = f"{look.shape[1]}x{look.shape[0]}" if what == "sizes" else mode
+                groups.setdefault(name, []).append(self.images[place])
+            ordered = sorted(groups.items(), key=lambda pair: -len(pair[1]))
+            shown = [f"{name} ({len(paths)}, as {paths[0].name})" for name, paths in ordered]
+            if len(shown) > 1:
+                self.category.notes.append(f"{len(shown)} {what}: {', '.join(at_most(shown, 'more'))}")
+            self.category.found += [f"all images {name}" for name in groups] if len(shown) == 1 else []
 
-    def _compare_sizes(self, what: str, counts: dict[str, list[Path]]) -> None:
-        """Lists the sizes (or colour modes), the most frequent first, with an example of those that stand out."""
-        (name, paths), *others = sorted(counts.items(), key=lambda pair: -len(pair[1])) or [("", [])]
-        few = len(others) < _MAX_SHOWN  # of many there is none that stands out
-        shown = [f"{name} ({len(paths)})"]
-        shown += [f"{name} ({len(paths)}{f', as {paths[0]}' if few else ''})" for name, paths in others]
-        more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
-        if others:
-            self.report.notes.append(f"{len(counts)} {what}: {', '.join(shown[:_MAX_SHOWN])}{more}")
-        elif paths:
-            self.report.found.append(f"all images {name}")
+    def _list_doubts(self) -> None:
+        """A note for every kind of doubt, with the files in question."""
+        kinds: dict[str, list[tuple[Path, object]]] = {}
+        for look in self.looks.values():
+            for text, path, value in look.doubts:
+                kinds.setdefault(text, []).append((path, value))
+        for text, cases in kinds.items():
+            self.category.notes.append(f"{some([path for path, _ in cases])}: {text.format(cases[0][1])}")
 
-    def _list_vanishing(self) -> None:
-        if not self.vanishing:
-            return
-        names, number = ", ".join(path.name for path in self.vanishing[:_MAX_SHOWN]), len(self.vanishing)
-        vanish = "defects vanish" if number > 1 else "defect vanishes"
-        self.report.notes.append(f"{number} {vanish} at {_IMAGE_SIZE} px ({names}): raise image_size and set tile_px")
-
-    def _list_duplicates(self) -> None:
-        train, test = ([p for p in self.thumbnails if p.startswith(split)] for split in ("train/", "test/"))
-        pairs = near_duplicates([self.thumbnails[p] for p in train], [self.thumbnails[p] for p in test])
-        both = [f"{self.images[train[i]]} and {self.images[test[j]]}" for i, j in pairs]
-        self._note_some([f"{pair} look like one image, in training and test" for pair in both],
-                        "more pairs look like one image")  # fmt: skip
-
-    def _note_some(self, notes: list[str], more: str) -> None:
-        self.report.notes += notes[:_MAX_SHOWN]
-        if len(notes) > _MAX_SHOWN:
-            self.report.notes.append(f"{len(notes) - _MAX_SHOWN} {more}")
-
-
-def unread_files(folder: Path, files: Files) -> list[str]:
-    """Counts files beside those that are read, hidden ones aside: they may have been meant to be images.
-
-    Returns a sentence for every suffix that is none of an image, and for every folder with images.
-    """
-    read = {path.absolute() for path in files.values() if isinstance(path, Path)}
-    suffixes: Counter[str] = Counter()
-    folders: Counter[Path] = Counter()
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
-            continue
-        if suffix not in _EXPECTED_SUFFIXES:
-            suffixes[suffix or "nothing"] += 1
-        elif suffix in IMAGE_SUFFIXES and path.absolute() not in read:
-            folders[path.parent] += 1
-    return [f"{_files(number)} ending in {suffix}: no images, passed over" for suffix, number in suffixes.items()] + [
-        f"{_files(number)} directly in {parent}: passed over, since no images are looked for there"
-        for parent, number in folders.items()
-    ]
+    def _list_copies(self) -> None:
+        """Images that are one, by their pixels or nearly so: a problem where their labels differ."""
+        places, looks = list(self.looks), list(self.looks.values())
+        is_normal = [place.split("/")[1] == "good" for place in places]
+        first: dict[bytes, int] = {}
+        problems, notes, in_train = [], [], set()
+        for number, look in enumerate(looks):
+            other = first.setdefault(look.digest, number)
+            if is_normal[other] != is_normal[number]:
+                a, b = sorted((other, number), key=lambda n: not is_normal[n])
+                both = f"{self.images[places[a]]} is normal and {self.images[places[b]]} anomalous"
+                problems.append(f"{both}, but they are one image: remove the one that is wrong")
+        for a, b in near_copies([look.thumbnail for look in looks], is_normal):
+            pair, splits = (places[a], places[b]), {places[a].split("/")[0], places[b].split("/")[0]}
+            where = "in training and test" if len(splits) > 1 else "in the test split"
+            labels = "" if is_normal[a] == is_normal[b] else ", one normal and one anomalous"
+            if looks[a].is_dark or (labels and looks[a].digest == looks[b].digest):
+                continue  # in the dark, all look alike
+            if splits == {"train"}:
+                in_train |= set(pair)
+            else:
+                notes.append(f"{self.images[pair[0]]} and {self.images[pair[1]]} look like one image, {where}{labels}")
+        self.category.problems += at_most(problems, "more pairs are normal and anomalous at once")
+        self.category.notes += at_most(notes, "more pairs look like one image")
+        if in_train:
+            copies = some([self.images[place] for place in places if place in in_train])
+            self.category.notes.append(
+                f"{copies}: look like copies of each other, or one part seen several times; they count as one image, "
+                "and a threshold from them comes out too low"
+            )
 
 
-def broken_links(folder: Path) -> list[str]:
-    """Names the links that lead nowhere, which would count as no file at all."""
-    links = sorted(path for path in folder.rglob("*") if path.is_symlink() and not path.exists())
-    return [f"{path} is a link to {path.readlink()}, which is not there" for path in links]
+def _look_at_mask(
+    mask_path: Path, path: Path, shape: tuple[int, int], is_normal: bool
+) -> Iterator[tuple[str, Path, object]]:
+    mask, remark = read_mask_with_remark(mask_path)
+    check_mask(mask, mask_path, path, *shape)
+    share = float(mask.mean())
+    if remark:
+        yield _DOUBTFUL, mask_path, remark
+    if is_normal:
+        if share:
+            yield _NORMAL, mask_path, ""
+    elif not share:
+        yield _EMPTY, mask_path, ""
+    elif share > 0.5:
+        yield _INVERTED, mask_path, round(100 * share)
+    elif not resize_mask(mask, _IMAGE_SIZE).any():
+        yield _VANISHING, path, ""
 
 
-def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number} files"
+def ignored(folder: Path) -> list[str]:
+    """Hidden files and those of the system, which nobody looks at, in a line; none if there are none."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        found += [Path(parent, name) for name in (*folders, *names) if is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+    return [f"ignored, hidden or of the system: {some(sorted(found))}"] if found else []
 
 
-def _stem(place: str) -> str:
-    """A place without the file's suffix."""
-    folder, _, name = place.rpartition("/")
-    return f"{folder}/{Path(name).stem}"
-
-
-def _image_stem(place: str) -> str:
-    """Defect and name of a test image, the same for its mask."""
-    stem = _stem(place).removeprefix("test/")
-    return stem.removeprefix("ground_truth/").removesuffix("_mask") if stem.startswith("ground_truth/") else stem
+def _counted(paths: Sequence[Path], what: str) -> str:
+    """How many there are, and where."""
+    folders = Counter(path.parent for path in paths)
+    if not folders:
+        return f"no {what}"
+    parent = Path(os.path.commonpath(folders))
+    each = [f"{number} {folder.relative_to(parent)}" for folder, number in folders.items()] if len(folders) > 1 else []
+    return f"{len(paths)} {what} in {parent}" + (f": {', '.join(each)}" if each else "")

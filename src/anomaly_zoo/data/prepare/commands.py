@@ -10,18 +10,20 @@ from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
 _SHOTS = 8
 
 
-def commands_to_run(root: Path, files: Files) -> str:
+def commands_to_run(root: Path, files: Files, category: str = "") -> str:
     """The command that runs the benchmark on a dataset; without anomalous images, that which adapts to the normal ones.
 
-    The root need not be there yet: the files are what it holds, or will hold.
+    The root need not be there yet: the files are what it holds, or will hold. A category is the only one to run.
     """
     parts = [place.split("/") for place in files]
     train = Counter(part[0] for part in parts if part[1] == "train")
     shots = min([_SHOTS, *train.values()])
     if any(part[1] == "test" and part[2] != "good" for part in parts):
-        if len(str(root).split()) == 1:
-            return f"make bench METHOD=frozen SHOTS={shots} ROOT={shlex.quote(str(root))}"
-        return f"python -m anomaly_zoo.bench --method frozen --shots {shots} --root {shlex.quote(str(root))}"
+        is_plain = len(f"{root}{category}".split()) == 1
+        only = f" {'CATEGORY=' if is_plain else '--category '}{shlex.quote(category)}" if category else ""
+        if is_plain:
+            return f"make bench METHOD=frozen SHOTS={shots} ROOT={shlex.quote(str(root))}{only}"
+        return f"python -m anomaly_zoo.bench --method frozen --shots {shots} --root {shlex.quote(str(root))}{only}"
     lines = []
     with_region = {part[0] for part in parts if part[1] in (POLYGON_FILE, MASK_FOLDER)}
     for category in sorted(train):

@@ -18,28 +18,16 @@ _BAD_LIST = (csv.Error, json.JSONDecodeError, UnicodeError, LookupError, TypeErr
 
 @dataclass(frozen=True)
 class PublicDataset:
-    """What a dataset is, how to get it, and where its files go.
-
-    Attributes:
-        title: its name, as its authors write it.
-        licence: in a sentence.
-        citation: the papers to cite.
-        by_hand: where to get it without a download of ours, in a sentence.
-        arrange: the files of the unpacked archive, and their places in the MVTec layout.
-        download: the archive, where the licence allows fetching it and its SHA-256 is known.
-        published: images in training, normal and anomalous images in the test split, over all categories, as published
-            (and split by us, where the authors did not); None where that is not known for sure.
-        max_test: test images that are kept of each category, unless another number is asked for; None for all.
-    """
+    """What a dataset is, how to get it, and where its files go."""
 
     title: str
     licence: str
     citation: str
-    by_hand: str
-    arrange: Callable[[Path], Iterable[tuple[str, Source]]]
-    download: Download | None = None
-    published: tuple[int, int, int] | None = None
-    max_test: int | None = None
+    by_hand: str  # where to get it without a download of ours
+    arrange: Callable[[Path], Iterable[tuple[str, Source]]]  # the unpacked files, and their places in the MVTec layout
+    download: Download | None = None  # where the licence allows fetching it and its SHA-256 is known
+    published: tuple[int, int, int] | None = None  # normal training images, normal and anomalous test images, if known
+    max_test: int | None = None  # test images of a category, unless another number is asked for
 
 
 def convert(
@@ -51,17 +39,11 @@ def convert(
 ) -> Path:
     """Writes a dataset in the MVTec layout, and returns its folder; does nothing if it is there already.
 
-    Args:
-        dataset: which one.
-        target: folder to create; a dataset is named by its folder.
-        raw: the dataset as published, an archive or a folder; downloaded if None.
-        max_test: at most this many normal and this many anomalous test images per category; None for all.
-        progress: told how far a download is.
+    The target names the dataset. `raw` is the dataset as published, an archive or a folder, or None to download it; for
+    `max_test` see `thin_out`.
 
     Raises:
-        FileNotFoundError: `raw` is not there, or is needed and was not given.
-        FileExistsError: `target` holds something else.
-        ConnectionError: the download failed.
+        OSError: `raw` is missing, `target` holds something else, or the download failed.
         ValueError: the archive is damaged, or holds something else than this dataset.
     """
     options = {"title": dataset.title, "max_test": max_test}
@@ -76,9 +58,7 @@ def convert(
             files = thin_out(dict(dataset.arrange(unpacked if raw.is_file() else raw)), max_test)
         except _BAD_LIST as error:
             shown = f"{type(error).__name__}: {error}"
-            raise ValueError(
-                f"{raw} holds a list that cannot be understood ({shown}): get or unpack it again"
-            ) from error
+            raise ValueError(f"{raw} holds a list that is not understood ({shown}): get or unpack it again") from error
         except FileNotFoundError as error:
             raise FileNotFoundError(str(error).replace(str(unpacked), str(raw))) from error
         write_tree(target, files, {"licence": dataset.licence, "citation": dataset.citation}, options)
@@ -93,10 +73,7 @@ def how_to_get(dataset: PublicDataset) -> str:
 
 
 def differs_from_published(dataset: PublicDataset, target: Path) -> str | None:
-    """How a finished conversion differs from the published numbers of images, in a sentence.
-
-    None if it does not, or was thinned out or labelled otherwise on purpose.
-    """
+    """How a finished conversion differs from the published numbers of images; None if that was on purpose, or not."""
     about = json.loads((target / FINISHED).read_text(encoding="utf-8"))
     if dataset.published is None or about.get("max_test") is not None or about.get("labels") is not None:
         return None

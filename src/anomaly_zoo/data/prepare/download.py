@@ -15,9 +15,7 @@ from filelock import FileLock, Timeout
 Progress = Callable[[int, int], None]
 """Told how many bytes are there, and how many there will be (0 if that is unknown)."""
 
-TRIES = 4
-"""How often an address is asked again after the line broke."""
-
+TRIES = 4  # of an address, after the line broke
 _TIMEOUT_S = 30.0
 _MOST_BYTES = 2**38  # of a file whose size is unknown; the largest dataset has 33 GB
 _NOT_THE_LINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
@@ -26,14 +24,7 @@ _LOST = (OSError, http.client.HTTPException)  # urllib's errors and time-outs ar
 
 @dataclass(frozen=True)
 class Download:
-    """A file that may be had from any of several addresses.
-
-    Attributes:
-        name: of the file.
-        urls: http or https addresses, the best first.
-        sha256: of the whole file, in hexadecimal.
-        num_bytes: its size, 0 if that is unknown; more is never written.
-    """
+    """A file that may be had from any of several addresses, the best first; of 0 bytes if its size is unknown."""
 
     name: str
     urls: tuple[str, ...]
@@ -45,16 +36,10 @@ def fetch(wanted: Download, folder: Path, progress: Progress | None = None) -> P
     """Downloads a file into a folder, or finds it downloaded already.
 
     What came before the line broke is kept in `<name>.part`, and asked for no more; also by the next call.
-
-    Raises:
-        ValueError: a file of that name is there, but it is another one; or an address is neither http nor https.
-        ConnectionError: no address gave the file.
-        OSError: the folder cannot be written, the disk is full, or another process is downloading the file.
     """
     path, part = folder / wanted.name, folder / f"{wanted.name}.part"
-    for url in wanted.urls:
-        if not url.startswith(("https://", "http://")):
-            raise ValueError(f"{url!r} is no http or https address")
+    if wrong := [url for url in wanted.urls if not url.startswith(("https://", "http://"))]:
+        raise ValueError(f"{wrong[0]!r} is no http or https address")
     if path.is_file():
         check_sha256(path, wanted.sha256)
         return path
@@ -76,7 +61,7 @@ def fetch(wanted: Download, folder: Path, progress: Progress | None = None) -> P
 
 
 def check_sha256(path: Path, sha256: str) -> None:
-    """Refuses a file that somebody brought, or an earlier call left, if it is another one."""
+    """Refuses a file that is another one."""
     if (found := file_sha256(path)) != sha256:
         raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: it is damaged or another file; delete it")
 

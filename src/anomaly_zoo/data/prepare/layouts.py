@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import numpy as np
 
 from anomaly_zoo.data.image_files import image_files, subfolders
 from anomaly_zoo.data.images import read_image, read_mask
-from anomaly_zoo.data.prepare.places import inside, locate, placed, split_normal, with_masks
-from anomaly_zoo.data.prepare.tree import Source
+from anomaly_zoo.data.prepare.tree import Source, inside, locate, placed, split_normal, with_masks
+from anomaly_zoo.data.support import seeded_permutation
 
 Places = Iterator[tuple[str, Source]]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+ELPV_LABELS = {"1": "defective", "2/3": "probably_defective", "1/3": "possibly_defective"}  # by their probability
+_ELPV_IMAGES = 2624
 _CIFAR10_SIDE = 32
 _CIFAR10_BYTES = 1 + 3 * _CIFAR10_SIDE**2  # a label, then the red, green and blue planes
 _VISA_SPLIT = "split_csv/1cls.csv"
@@ -27,45 +30,32 @@ _REAL_IAD_LISTS = ("realiad_jsons/realiad_jsons", "realiad_jsons")
 _REAL_IAD_IMAGES = ("realiad_1024", "realiad_512", "realiad_256", "realiad_raw", ".")
 
 
-def like_mvtec_ad(folder: Path, *, normal: str = "good", masks: bool = True, also: tuple[str, ...] = ()) -> Places:
-    """`<category>/{train,test,ground_truth}` stay as they are.
+def like_mvtec_ad(
+    folder: Path,
+    *,
+    normal: str = "good",
+    test: str = "test",
+    truth: str | None = "ground_truth",
+    also: Sequence[str] = (),
+) -> Places:
+    """`<category>/{train,test,ground_truth}` stay as they are, but for what the authors call otherwise.
 
-    Args:
-        folder: what was unpacked.
-        normal: what the authors call the folder of normal images.
-        masks: whether to take the ground truth over.
-        also: globs that tell this dataset from others of the kind.
+    Without a folder of the truth there are no masks; `also` are globs that tell a dataset from others of the kind.
     """
-    for category in subfolders(locate(folder, f"*/train/{normal}", *also)):
+    for category in subfolders(locate(folder, f"*/train/{normal}", f"*/{test}", *also)):
         name = category.name
-        if not (category / "train" / normal).is_dir():
+        if not (category / "train" / normal).is_dir() or not (category / test).is_dir():
             continue
         yield from placed(f"{name}/train/good", image_files(category / "train" / normal))
-        for defect in subfolders(category / "test"):
+        for defect in subfolders(category / test):
             images = image_files(defect)
-            if defect.name == normal or not masks:
+            if defect.name == normal or truth is None:
                 yield from placed(f"{name}/test/{'good' if defect.name == normal else defect.name}", images)
-                continue
-            truth = category / "ground_truth" / defect.name
-            by_stem = {path.stem.removesuffix("_mask"): path for path in image_files(truth)}
-            pairs = [(image, by_stem.get(image.stem, truth / f"{image.stem}_mask.png")) for image in images]
-            yield from with_masks(f"{name}/test/{defect.name}", pairs)
-
-
-def mvtec_ad_2(folder: Path) -> Places:
-    """`<category>/{train,validation}/good`, `<category>/test_public/{good,bad,ground_truth/bad}`.
-
-    `test_public` becomes `test`. The validation images and the private test images (whose truth is not published) are
-    left out.
-    """
-    for category in subfolders(locate(folder, "*/train/good", "*/test_public/good")):
-        name, test = category.name, category / "test_public"
-        if test.is_dir():
-            yield from placed(f"{name}/train/good", image_files(category / "train" / "good"))
-            yield from placed(f"{name}/test/good", image_files(test / "good"))
-            truth = test / "ground_truth" / "bad"
-            pairs = [(image, truth / f"{image.stem}_mask.png") for image in image_files(test / "bad")]
-            yield from with_masks(f"{name}/test/bad", pairs)
+            elif images:
+                masks = category / truth / defect.name
+                by_stem = {path.stem.removesuffix("_mask"): path for path in image_files(masks)}
+                pairs = [(image, by_stem.get(image.stem, masks / f"{image.stem}_mask.png")) for image in images]
+                yield from with_masks(f"{name}/test/{defect.name}", pairs)
 
 
 def visa(folder: Path) -> Places:
@@ -83,11 +73,7 @@ def visa(folder: Path) -> Places:
 
 
 def ksdd(folder: Path) -> Places:
-    """`kos01/Part0.jpg` with its mask `kos01/Part0_label.bmp`, black where there is no crack.
-
-    There is no split for training on normal images, so this one is ours: one half, by a fixed draw, goes to training.
-    `kos01/Part0.jpg` becomes `kos01_Part0.jpg`.
-    """
+    """`kos01/Part0.jpg` (to `kos01_Part0.jpg`), masks `kos01/Part0_label.bmp`; half of those without crack train."""
     parts = subfolders(locate(folder, "kos*/*_label.bmp"))
     images = [image for part in parts for image in image_files(part) if not image.stem.endswith("_label")]
     normal, anomalous = _by_mask(images, "_label.bmp")
@@ -100,10 +86,7 @@ def ksdd(folder: Path) -> Places:
 
 
 def ksdd2(folder: Path) -> Places:
-    """`train/10000.png` with its mask `train/10000_GT.png`, black where there is no defect; likewise `test`.
-
-    The 246 anomalous images of the training split are left out.
-    """
+    """`{train,test}/10000.png` with masks `10000_GT.png`, black where there is no defect; these stay out of `train`."""
     root = locate(folder, "train/*_GT.png", "test/*_GT.png")
     for split in ("train", "test"):
         images = [image for image in image_files(root / split) if "_GT" not in image.stem]  # nor copies of masks
@@ -121,10 +104,7 @@ def _by_mask(images: list[Path], ending: str) -> tuple[list[Path], list[tuple[Pa
 
 
 def magnetic_tile(folder: Path) -> Places:
-    """`MT_<kind>/Imgs/*.jpg` with masks of the same name in `.png`; `MT_Free` holds the normal ones.
-
-    There is no split for training on normal images, so this one is ours: one half, by a fixed draw, goes to training.
-    """
+    """`MT_<kind>/Imgs/*.jpg` with masks of the same name in `.png`; half of the normal ones, in `MT_Free`, train."""
     name = "magnetic_tile"
     for kind in subfolders(locate(folder, "MT_Free/Imgs")):
         images = [path for path in image_files(kind / "Imgs") if path.suffix.lower() != ".png"]
@@ -136,10 +116,9 @@ def magnetic_tile(folder: Path) -> Places:
 
 
 def dagm(folder: Path) -> Places:
-    """`Class1/{Train,Test}/*.PNG`; of anomalous images, masks in `Test/Label/0001_label.PNG` and a list `Labels.txt`.
+    """`Class1/{Train,Test}/*.PNG`; masks in `Test/Label/0001_label.PNG`, and a list `Labels.txt`.
 
-    The anomalous images of the training split are left out. The masks cover more than the defect, so that pixel
-    metrics are rough.
+    Anomalous images stay out of training. The masks cover more than the defect, so that pixel metrics are rough.
     """
     root = folder if any(folder.glob("Class*/Class*/Train")) else locate(folder, "Class*/Train", "Class*/Test")
     for outer in subfolders(root):
@@ -164,9 +143,7 @@ def _dagm_masks(folder: Path, stems: set[str]) -> dict[str, Path]:
         rows = [line.split() for line in labels.read_text(encoding="utf-8").splitlines()]
         listed = {Path(row[2]).stem for row in rows if len(row) > 2 and row[1] == "1"}
         if differing := sorted(listed ^ (masks.keys() & stems)):
-            raise ValueError(
-                f"{labels} and the masks beside it disagree on {', '.join(differing[:3])}: unpack it again"
-            )
+            raise ValueError(f"{labels} and its masks disagree on {', '.join(differing[:3])}: unpack it again")
     return masks
 
 
@@ -196,6 +173,27 @@ def real_iad(folder: Path) -> Places:
                     yield from with_masks(f"{category}/test/{defect}", [(image, mask)])
 
 
+def elpv(folder: Path, max_test: int | None = 80, labels: Sequence[str] = ("1",)) -> Iterator[tuple[str, Path]]:
+    """As `labels.csv` says: name, probability of a defect and module type, which is the category."""
+    root = locate(folder, "labels.csv")
+    rows = [line.split() for line in (root / "labels.csv").read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(rows) != _ELPV_IMAGES:
+        raise ValueError(f"{root} lists {len(rows)} images instead of {_ELPV_IMAGES}: reinstall elpv-dataset")
+    for category in ("mono", "poly"):
+        cells = [(root / name, float(probability)) for name, probability, kind in rows if kind == category]
+
+        def drawn(label: str, name: str, category: str = category, cells: Any = cells) -> list[Path]:
+            files = sorted(file for file, value in cells if abs(value - float(Fraction(label))) < 0.01)
+            return [files[index] for index in seeded_permutation(len(files), "elpv", category, name)]
+
+        normal = drawn("0", "normal")
+        yield from placed(f"{category}/train/good", normal[: len(normal) // 2])
+        yield from placed(f"{category}/test/good", normal[len(normal) // 2 :][:max_test])
+        for label in labels:
+            anomalous = drawn(label, "anomalous" if label == "1" else ELPV_LABELS[label])
+            yield from placed(f"{category}/test/{ELPV_LABELS[label]}", anomalous[:max_test])
+
+
 def _empty_mask(image: Path) -> np.ndarray:
     return np.zeros_like(read_image(image)[..., 0])
 
@@ -203,8 +201,7 @@ def _empty_mask(image: Path) -> np.ndarray:
 def cifar10(folder: Path) -> Places:
     """Ten categories, named by their normal class; each of the nine other classes is a defect. No masks.
 
-    The 5,000 training images of a class are the training images, its 1,000 test images the normal test images, numbered
-    as in their file. The binary edition is read: the Python edition consists of pickles, which run code.
+    Images are numbered as in their file. The binary edition is read: the Python edition is pickles, which run code.
     """
     root = locate(folder, "data_batch_*.bin", "test_batch.bin")
     train = np.concatenate([_cifar10_images(file) for file in sorted(root.glob("data_batch_*.bin"))])
@@ -220,9 +217,7 @@ def cifar10(folder: Path) -> Places:
 def _cifar10_images(file: Path) -> np.ndarray:
     data = np.fromfile(file, np.uint8)
     if not len(data) or len(data) % _CIFAR10_BYTES or data[::_CIFAR10_BYTES].max() >= len(CIFAR10_CLASSES):
-        raise ValueError(
-            f"{file} has {len(data)} bytes, which are no CIFAR-10 images of {_CIFAR10_BYTES} bytes: get it again"
-        )
+        raise ValueError(f"{file} has {len(data)} bytes, no CIFAR-10 images of {_CIFAR10_BYTES} bytes: get it again")
     return data.reshape(-1, _CIFAR10_BYTES)
 
 

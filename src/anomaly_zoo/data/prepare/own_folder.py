@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from anomaly_zoo.data.image_files import image_files, is_image_file, subfolders
-from anomaly_zoo.data.prepare.places import placed, split_normal
-from anomaly_zoo.data.prepare.tree import Files, is_finished, thin_out, write_tree
+from anomaly_zoo.data.category import Category, means_normal, name_to_match, refuse, survey, tell
+from anomaly_zoo.data.image_files import image_files, images_below, subfolders
+from anomaly_zoo.data.prepare.tree import Files, is_finished, placed, split_normal, thin_out, write_tree
 from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
 
 NORMAL, ANOMALOUS, MASKS = "normal", "anomalous", "masks"
-DEFECT = "anomalous"
+DEFECT, UNUSED = "anomalous", "ground_truth/unused"
 
 
 def is_own_folder(folder: Path) -> bool:
@@ -26,20 +26,12 @@ def is_own_folder(folder: Path) -> bool:
     return (folder / NORMAL).is_dir()
 
 
-def arrange(folder: Path, num_train: int | None = None, complete: bool = True) -> Files:
-    """Where every file goes; the category is named like the folder.
-
-    Args:
-        folder: see the module.
-        num_train: normal images for training, by a fixed draw; the others are for testing. By default one half.
-        complete: whether every image must have its mask and region, where there are any; otherwise gaps are left, and
-            masks that belong to no image come along.
-
-    Raises:
-        FileNotFoundError: there are no normal images.
-        ValueError: `num_train` is out of range, or only some of the anomalous images have a mask.
-    """
+def arrange(folder: Path, num_train: int | None = None) -> Files:
+    """Where every file goes, `num_train` (by default half) of the normal images to training, by a fixed draw."""
     category = folder.resolve().name
+    for sub in subfolders(folder):
+        if sub.name.lower() in (NORMAL, ANOMALOUS, MASKS) and sub.name != sub.name.lower():
+            raise ValueError(f"{sub} would be passed over: rename it to {sub.name.lower()}")
     normal = image_files(folder / NORMAL)
     if not normal:
         deeper = [sub for sub in subfolders(folder / NORMAL) if image_files(sub)]
@@ -50,29 +42,25 @@ def arrange(folder: Path, num_train: int | None = None, complete: bool = True) -
     files = dict(split_normal("own", category, normal, num_train))
     for defect, images in _defects(folder):
         files.update(placed(f"{category}/test/{defect}", images))
-    files.update(_masks(folder, category, files, complete))
-    files.update(_regions(folder, category, files, complete))
-    return files
+    return files | dict(_masks(folder, category, files)) | dict(_regions(folder, category, files))
 
 
 def prepare(folder: Path | str, target: Path | str, num_train: int | None = None, max_test: int | None = None) -> Path:
     """Writes the folder as a dataset with one category; does nothing if it is there and the folder has not changed.
 
-    For `num_train` see `arrange`, for `max_test` see `thin_out`.
-
-    Raises:
-        FileExistsError: `target` holds something else, or what the folder held before; see also `arrange`.
+    FileExistsError if `target` holds something else, or what the folder held before.
     """
     folder, target = Path(folder).expanduser(), Path(target).expanduser()
-    files = arrange(folder, num_train)
+    arranged = arrange(folder, num_train)
+    inside = {place.partition("/")[2]: path for place, path in arranged.items() if isinstance(path, Path)}
+    found, (broken, notes) = Category(folder.resolve().name, inside), survey(folder, inside.values())
+    refuse(found.problems + broken, folder)
+    tell(found.notes + notes)
+    files = {place: path for place, path in arranged.items() if f"/{UNUSED}/" not in place}
     newest = max(path.stat().st_mtime for path in files.values() if isinstance(path, Path))
-    options = {
-        "title": folder.resolve().name,
-        "num_train": num_train,
-        "max_test": max_test,
-        "num_files": len(files),
-        "newest_file": datetime.fromtimestamp(newest, timezone.utc).isoformat(),
-    }
+    when = datetime.fromtimestamp(newest, timezone.utc).isoformat()
+    options = {"title": folder.resolve().name, "num_train": num_train, "max_test": max_test}
+    options |= {"num_files": len(files), "newest_file": when}
     if not is_finished(target, options):
         write_tree(target, thin_out(files, max_test), {"source": str(folder.resolve())}, options)
     return target
@@ -83,54 +71,41 @@ def _defects(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     if flat:
         yield DEFECT, flat
     for sub in subfolders(folder / ANOMALOUS):
-        if sub.name == "good" or (flat and sub.name == DEFECT):
+        if flat and sub.name == DEFECT:
             raise ValueError(f"{sub} is named like another folder of the layout: rename it")
+        if means_normal(sub.name):
+            raise ValueError(f"{sub} would count as anomalous: move its images to {folder / NORMAL}, or rename it")
         yield sub.name, image_files(sub)
 
 
-def _masks(folder: Path, category: str, files: dict[str, Path], complete: bool) -> Iterator[tuple[str, Path]]:
+def _masks(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tuple[str, Path]]:
     """The masks with their places; none, if the folder has none."""
-    paths = [path for path in sorted((folder / MASKS).rglob("*")) if is_image_file(path)]
-    masks = {path.relative_to(folder / MASKS).with_name(path.stem.removesuffix("_mask")): path for path in paths}
+    masks: dict[str, list[Path]] = {}
+    for path in images_below(folder / MASKS):
+        masks.setdefault(name_to_match(path.relative_to(folder / MASKS)), []).append(path)
     images = {place: image for place, image in files.items() if image.is_relative_to(folder / ANOMALOUS)}
-    stems = Counter(image.stem for image in images.values())
-    unused = set(masks)
-    for place, image in images.items() if masks else ():
-        defect = place.split("/")[2]
-        name = image.relative_to(folder / ANOMALOUS).with_suffix("")
-        if name not in masks and stems[image.stem] == 1:  # else it may be the mask of another defect's image
-            name = Path(image.stem)
-        mask = masks.get(name)
-        unused.discard(name)
-        if mask is None and not complete:
-            continue
-        if mask is None:
-            name = image.relative_to(folder / ANOMALOUS).with_suffix("")
-            raise ValueError(
-                f"{image} has no mask, though {folder / MASKS} holds some: add {folder / MASKS / f'{name}.png'} "
-                f"(or move {folder / MASKS} away to score images only)"
-            )
-        yield f"{category}/ground_truth/{defect}/{image.stem}_mask{mask.suffix}", mask
-    for name in sorted(unused) if not complete else ():
-        yield f"{category}/ground_truth/unused/{name.as_posix()}{masks[name].suffix}", masks[name]
+    stems = Counter(name_to_match(Path(image.name)) for image in images.values())
+    used: set[Path] = set()
+    for place, image in images.items():
+        inside, flat = name_to_match(image.relative_to(folder / ANOMALOUS)), name_to_match(Path(image.name))
+        names = [inside, flat] if stems[flat] == 1 else [inside]  # a flat one may be that of another defect's image
+        found = next((m for m in ([*masks.get(f"{n}_mask", []), *masks.get(n, [])] for n in names) if m), [])
+        for number, mask in enumerate(found):  # of two, none is the right one
+            end = mask.suffix if number else f"_mask{mask.suffix}"
+            yield f"{category}/ground_truth/{place.split('/')[2]}/{image.stem}{end}", mask
+        used |= set(found)
+    for path in [path for paths in masks.values() for path in paths if path not in used]:
+        yield f"{category}/{UNUSED}/{'_'.join(path.relative_to(folder / MASKS).parts)}", path
 
 
-def _regions(folder: Path, category: str, files: dict[str, Path], complete: bool) -> Iterator[tuple[str, Path]]:
-    """The polygon file, or the foreground masks; none, if the folder has neither."""
+def _regions(folder: Path, category: str, files: dict[str, Path]) -> Iterator[tuple[str, Path]]:
+    """The polygon file, and the foreground masks; none, if the folder has neither."""
     if (folder / POLYGON_FILE).is_file():
         yield f"{category}/{POLYGON_FILE}", folder / POLYGON_FILE
-    if not (folder / MASK_FOLDER).is_dir():
-        return
-    for place, image in list(files.items()):
+    masks: dict[str, Path] = {}
+    for path in images_below(folder / MASK_FOLDER):
+        masks.setdefault(name_to_match(path.relative_to(folder / MASK_FOLDER)).removesuffix("_mask"), path)
+    for place, image in files.items():
         _, split, defect, _ = place.split("/")
-        if split == "ground_truth":
-            continue
-        beside = folder / MASK_FOLDER / image.parent.relative_to(folder)
-        masks = [path for path in image_files(beside) if path.stem.removesuffix("_mask") == image.stem]
-        if not masks and not complete:
-            continue
-        if not masks:
-            raise ValueError(
-                f"{image} has no region: add {beside / f'{image.stem}.png'}, or move {folder / MASK_FOLDER} away"
-            )
-        yield f"{category}/{MASK_FOLDER}/{split}/{defect}/{image.stem}{masks[0].suffix}", masks[0]
+        if mask := masks.get(name_to_match(image.relative_to(folder))):
+            yield f"{category}/{MASK_FOLDER}/{split}/{defect}/{image.stem}{mask.suffix}", mask

@@ -5,41 +5,78 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES
+from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, same_name, subfolders
 from anomaly_zoo.data.prepare.download import file_sha256
 from anomaly_zoo.data.support import seeded_permutation
 
-FINISHED = "source.json"
-"""What marks a finished conversion; says where the images come from, their licence and their number."""
+_DEPTH = 3  # folders that authors and unpackers wrap around a dataset
 
-CHECKSUMS = "checksums.sha256"
-"""One line per file, as `sha256sum --check` reads them."""
+FINISHED = "source.json"  # marks a finished conversion; says where the images come from, their licence and number
+CHECKSUMS = "checksums.sha256"  # a line for each file, as `sha256sum --check` reads them
 
-Pixels = Callable[[], np.ndarray]
-"""Makes an image that no file holds: uint8, `h w` or RGB `h w 3`."""
-
-Source = Path | Pixels
-"""Where an image or mask comes from."""
+Source = Path | Callable[[], np.ndarray]
+"""Where an image or mask comes from: a file, or what makes its pixels, uint8 `h w` or RGB `h w 3`."""
 
 Files = Mapping[str, Source]
 """The files of a dataset: place in the tree, such as `screw/test/good/000.png`, to where it comes from."""
 
 
-def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
-    """Whether a conversion with these options is there; False if there is nothing, or an empty folder.
+def locate(folder: Path, *patterns: str) -> Path:
+    """Finds the dataset inside the folders that are wrapped around it, by globs such as `*/train/good`."""
+    level = [folder]
+    for _ in range(_DEPTH + 1):
+        for candidate in level:
+            if all(any(candidate.glob(pattern)) for pattern in patterns):
+                return candidate
+        level = [child for parent in level for child in subfolders(parent)]
+    raise FileNotFoundError(f"{folder} does not hold what it should, {' and '.join(patterns)}: is it another dataset?")
 
-    The options are keys of the file `FINISHED`, where a missing one is None.
 
-    Raises:
-        FileExistsError: `target` holds something else.
+def inside(root: Path, name: str) -> Path:
+    """The file below `root` that a list of the dataset names: lists come from strangers, as archives do."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name:
+        raise ValueError(f"a list in {root} names {name!r}, which leads out of it: is it the published one?")
+    return root / path
+
+
+def placed(folder: str, images: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Every image with its place in a folder of the tree, such as `screw/train/good`, under its own name."""
+    return ((f"{folder}/{path.name}", path) for path in images)
+
+
+def with_masks(folder: str, pairs: Iterable[tuple[Path, Source]]) -> Iterator[tuple[str, Source]]:
+    """Every image and its mask with their places; the folder is that of the images, such as `screw/test/hole`."""
+    for image, mask in pairs:
+        if isinstance(mask, Path) and not mask.is_file():
+            raise FileNotFoundError(f"{image} is anomalous, but its mask {mask} is missing: is the dataset complete?")
+        suffix = mask.suffix.lower() if isinstance(mask, Path) else ".png"
+        yield f"{folder}/{image.name}", image
+        yield f"{folder.replace('/test/', '/ground_truth/', 1)}/{image.stem}_mask{suffix}", mask
+
+
+def split_normal(
+    dataset: str, category: str, images: Sequence[Path], num_train: int | None = None
+) -> Iterator[tuple[str, Path]]:
+    """Splits normal images into training (by default half of them) and test images, where there is no split.
+
+    Dataset and category name the draw. The order of the images matters, so sort them by something that never changes.
     """
+    shuffled = [images[index] for index in seeded_permutation(len(images), dataset, category)]
+    half = num_train or max(1, len(images) // 2)
+    yield from placed(f"{category}/train/good", shuffled[:half])
+    yield from placed(f"{category}/test/good", shuffled[half:])
+
+
+def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a conversion with these options (keys of `FINISHED`) is there; FileExistsError if something else is."""
     marker = target / FINISHED
     if marker.is_file():
         try:
@@ -49,9 +86,8 @@ def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
         for name, wanted in json.loads(json.dumps(options)).items():
             found = about.get(name)
             if found != wanted:
-                raise FileExistsError(
-                    f"{target} was made with {name}={_shown(found)}, not {_shown(wanted)}: delete it or choose another"
-                )
+                made, asked = (",".join(map(str, v)) if isinstance(v, list) else v for v in (found, wanted))
+                raise FileExistsError(f"{target} was made with {name}={made}, not {asked}: delete it or choose another")
         return True
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not a finished conversion: delete it or choose another")
@@ -63,11 +99,6 @@ def write_tree(target: Path, files: Files, about: Mapping[str, Any], options: Ma
 
     Files are hard links where the file system allows it, else copies. Several processes may do this at once.
     `FINISHED` gets `about`, the options (see `is_finished`) and the number of files per folder.
-
-    Raises:
-        FileNotFoundError: a file to link is not there.
-        ValueError: there is nothing to write, or places that differ in case only.
-        FileExistsError: another process made something else there meanwhile.
     """
     check_places(files)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,17 +133,22 @@ def damaged_files(target: Path) -> list[str]:
 
 
 def check_places(files: Files) -> None:
-    """Refuses a dataset without files, and places that are none for an image, or that differ in case only."""
+    """Refuses a dataset without files, and places that are none for an image, or that look the same."""
     if not files:
         raise ValueError("no images found: is this the folder that the dataset was unpacked into?")
-    seen: dict[str, str] = {}
     for place in files:
         path = PurePosixPath(place)
         if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in (*IMAGE_SUFFIXES, ".json"):
             raise ValueError(f"{place!r} is no place for an image in a dataset")
-        other = seen.setdefault(place.casefold(), place)
-        if other != place:  # one of them would be lost where file names ignore case
-            raise ValueError(f"{place!r} and {other!r} differ in case only: rename one of their sources")
+    for problem in same_places(files):
+        raise ValueError(problem)
+
+
+def same_places(files: Files) -> list[str]:
+    """Names places of which one would be lost where file names ignore case, or how an umlaut is written."""
+    seen: dict[str, str] = {}
+    pairs = [(place, seen.setdefault(same_name(place).casefold(), place)) for place in files]
+    return [f"{a!r} and {b!r} differ in case only: rename one of their sources" for a, b in pairs if a != b]
 
 
 def thin_out(files: Files, max_test: int | None) -> Files:
@@ -121,15 +157,14 @@ def thin_out(files: Files, max_test: int | None) -> Files:
     if max_test is None:
         return files
     groups: dict[tuple[str, bool], list[str]] = {}
-    for place in files:
+    for place in sorted(files):
         category, split, *rest = PurePosixPath(place).parts
         if split == "test":
             groups.setdefault((category, rest[0] == "good"), []).append(place)
     dropped: set[tuple[str, ...]] = set()
     for (category, normal), places in groups.items():
-        ordered = sorted(places)
-        order = seeded_permutation(len(ordered), "max_test", category, str(normal))
-        dropped |= {_image_key(ordered[index]) for index in order[max_test:]}
+        order = seeded_permutation(len(places), "max_test", category, str(normal))
+        dropped |= {_image_key(places[index]) for index in order[max_test:]}
     return {place: source for place, source in files.items() if _image_key(place) not in dropped}
 
 
@@ -171,10 +206,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _move(building: Path, target: Path, options: Mapping[str, Any]) -> None:
