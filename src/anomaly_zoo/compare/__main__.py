@@ -7,7 +7,6 @@ images with the same seed) never share a table. `--format json` prints what `sum
 
 import argparse
 import gc
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -139,12 +138,10 @@ def _with_protocol(runs: DataFrame, condition: str, store: Path) -> list[Result]
     from anomaly_zoo.compare.tables import NOT_SET, look_up
 
     key, equals, value = condition.partition("=")
-    protocols = {text: json.loads(text) for text in runs["protocol"].unique()}
-    found = {text: str(look_up(shown, key)) for text, shown in protocols.items()}
+    found = {protocol: str(look_up(protocol, key)) for protocol in runs["protocol"].unique()}
     has = ", ".join(sorted(set(found.values())))
     if not equals or has == NOT_SET:
-        every = protocols.values()
-        keys = sorted({name for shown in every for name in conflicting_keys(shown, {part: {} for part in shown})})
+        keys = sorted({name for shown in found for name in conflicting_keys(shown, {part: {} for part in shown})})
         raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
     if value not in found.values():
         raise ValueError(f"no run with {condition!r} in {store}, where {key} is: {has}")

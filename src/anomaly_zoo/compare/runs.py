@@ -19,25 +19,41 @@ _NOT_PROTOCOL = {"root", "dataset", "category", "shots", "seed", "num_workers", 
 _SWITCHED_OFF = {"tile_px": None, "overlap_px": 0}
 
 
+class Protocol(dict[str, Any]):
+    """What all runs of a table share, as nested values in a fixed order; can be a key, so it is never changed."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.text = json.dumps(content, sort_keys=True)
+        super().__init__(json.loads(self.text))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self.text)
+
+    def __lt__(self, other: "Protocol") -> bool:
+        return self.text < other.text
+
+
 def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
     """One row per run, those of the baseline first: the columns `COLUMNS`, then one for every score and cost.
 
-    `protocol` is JSON. Its `support` is `shared`, or the start of the hash of the support list where a run adapted to
+    `protocol` is a `Protocol`. Its `support` is `shared`, or the start of the hash of the support list where a run adapted to
     other images than the baseline (without it: the first method) did with the same seed.
 
     Raises:
         ValueError: if two results are of the same run.
     """
     supports: dict[tuple[str, str, int, int], str] = {}
+    protocols: dict[str, Protocol] = {}
     rows = []
     for result in sorted(results, key=lambda result: (result.method != baseline, result.method)):
         ok, sha256 = result.status == "ok", result.support["sha256"]
         draw = (result.dataset, result.category, result.shots, result.seed)
         shared = not ok or supports.setdefault(draw, sha256) == sha256
-        shown = {**protocol(result), "support": "shared" if shared else sha256[:12]}
+        own = Protocol({**protocol(result), "support": "shared" if shared else sha256[:12]})
+        own = protocols.setdefault(own.text, own)  # equal ones are one, which makes comparing fast
         trained = result.training.get("steps", 0) > 0
         counts = (ok, not ok, trained, trained and result.training.get("kept_step") == 0)
-        cell = (json.dumps(shown, sort_keys=True), *draw[:1], result.shots, result.category, "", 1, result.method)
+        cell = (own, result.dataset, result.shots, result.category, "", 1, result.method)
         run = (*cell, result.seed, *map(int, counts), result.undefined, result)
         values = {**result.metrics, **result.timing, **result.resources} if ok else {}
         rows.append({**dict(zip(COLUMNS, run, strict=True)), **values})

@@ -4,7 +4,6 @@
 is; `rankings` ranks all methods over the cells. The mathematics is in `statistics.py`.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from anomaly_zoo.compare import statistics
+from anomaly_zoo.compare.runs import Protocol
 from anomaly_zoo.compare.statistics import Spread
 from anomaly_zoo.compare.summary import ALL, AVERAGE, Summary
 from anomaly_zoo.measures import BASELINE, MAIN_SCORES
@@ -65,7 +65,7 @@ class RankTable(TypedDict):
     friedman_p: float | None
     critical_difference: float
     wilcoxon_p_holm: dict[str, float]  # of every other method against the baseline
-    protocol: dict[str, Any]
+    protocol: Protocol
 
 
 class Scores(NamedTuple):
@@ -91,7 +91,7 @@ def add_tests(summary: Sequence[Summary], runs: pd.DataFrame, baseline: str = BA
     rows: list[Any] = [{**row} for row in summary]
     families = defaultdict(list)
     for row in rows:
-        table = (json.dumps(row["protocol"], sort_keys=True), row["shots"])
+        table = (row["protocol"], row["shots"])
         if test := testers[table](row):
             row["test"] = test
             families[table, row["dataset"], row["category"] == AVERAGE].append(test)
@@ -186,7 +186,7 @@ def rankings(runs: pd.DataFrame, baseline: str = BASELINE) -> list[RankTable]:
                 friedman_p=ranking.friedman_p,
                 critical_difference=ranking.critical_difference,
                 wilcoxon_p_holm=dict(zip(others, statistics.holm(tested), strict=True)),
-                protocol=json.loads(str(protocol)),
+                protocol=protocol,
             )
             tables.append(table)
     return tables

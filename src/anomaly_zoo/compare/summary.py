@@ -1,12 +1,11 @@
 """From the table of runs to a row per method and cell: mean, spread, and gain over the baseline."""
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypedDict
 
 import pandas as pd
 
-from anomaly_zoo.compare.runs import CELL, COLUMNS, COUNTS, measured
+from anomaly_zoo.compare.runs import CELL, COLUMNS, COUNTS, Protocol, measured
 from anomaly_zoo.measures import BASELINE
 
 By = Literal["category", "dataset", "defect", "shots"]
@@ -26,7 +25,7 @@ class Statistic(TypedDict, total=False):
 class Summary(TypedDict):
     """One method in one cell of the comparison, over its seeds; what `--format json` prints."""
 
-    protocol: dict[str, Any]  # equal for all rows of a table, see `runs.frame`
+    protocol: Protocol  # equal for all rows of a table, see `runs.frame`
     dataset: str  # `all datasets` for an average over them
     shots: int
     category: str  # `average`: the mean, seed by seed, over the categories that all methods beside this one have
@@ -117,11 +116,10 @@ def _gains(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
 def _summaries(runs: pd.DataFrame, baseline: str) -> Iterator[Summary]:
     metrics, gain = _statistics(runs), _statistics(_gains(runs, baseline))
     cells = runs.groupby(CELL)
-    protocols = {text: json.loads(text) for text in runs["protocol"].unique()}
     for row, undefined in zip(cells[COUNTS].sum().reset_index().to_dict("records"), cells["undefined"], strict=True):
         cell: Any = tuple(row[name] for name in CELL)
         found: Any = {**row, "metrics": metrics.get(cell, {}), "gain": gain.get(cell, {})}
-        yield found | {"undefined": _merged(undefined[1]), "protocol": protocols[cell[0]]}
+        yield found | {"undefined": _merged(undefined[1])}
 
 
 def _statistics(runs: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, Statistic]]:

@@ -1,6 +1,5 @@
 """The comparison as tables: what stands in every cell, before anyone decides how it is drawn (`writers.py`)."""
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from anomaly_zoo.compare.runs import Protocol
 from anomaly_zoo.compare.significance import Compared, RankTable
 from anomaly_zoo.compare.summary import ALL, AVERAGE, Statistic, Summary
 from anomaly_zoo.measures import BASELINE, SHOWN, is_cost
@@ -42,9 +42,9 @@ def scores(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[
     """A table per protocol, dataset, shots, category and defect: a line per method, and its gain over the baseline."""
     known = {name for row in rows for name in (*row["metrics"], *row["undefined"])}
     metrics = [name for name in metrics if name in known]
-    notes = protocol_notes([row for row in rows if row["n"]])
+    notes = protocol_notes(row["protocol"] for row in rows if row["n"])
     for protocol, note in notes.items():
-        same = [row for row in rows if json.dumps(row["protocol"]) == protocol]
+        same = [row for row in rows if row["protocol"] == protocol]
         methods = sorted({row["method"] for row in same}, key=lambda name: (name != baseline, name))
         for _, group in groupby(same, key=itemgetter("dataset", "shots", "category", "defect")):
             cell = {row["method"]: row for row in group}
@@ -83,8 +83,8 @@ def evidence(rows: Sequence[Compared], baseline: str = BASELINE) -> Iterator[Tab
             Cell(p_text(test["p_holm"]), 1 if test["p_holm"] < 0.05 else None),
             Cell(str(test["images"])),
         ]
-        groups[json.dumps(row["protocol"]), row["dataset"], row["shots"]].append(line)
-    notes = protocol_notes(compared)
+        groups[row["protocol"], row["dataset"], row["shots"]].append(line)
+    notes = protocol_notes(row["protocol"] for row in compared)
     for (protocol, dataset, shots), lines in groups.items():
         title = f"image AUROC less {baseline}'s · {dataset} · shots={shots}"
         columns = ["category", "method", "difference", "95 % interval", "p", "p (Holm)", "images"]
@@ -93,7 +93,7 @@ def evidence(rows: Sequence[Compared], baseline: str = BASELINE) -> Iterator[Tab
 
 def ranks(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[Table]:
     """A table per protocol, metric and shots: mean ranks over all cells, best first."""
-    notes = protocol_notes(rankings)
+    notes = protocol_notes(table["protocol"] for table in rankings)
     for table in rankings:
         ordered = sorted(table["mean_ranks"].items(), key=itemgetter(1))
         lines = []
@@ -106,7 +106,7 @@ def ranks(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[T
         distance = f"critical difference {table['critical_difference']:.2f}"
         title = f"mean rank of {table['metric']} over {table['num_cells']} categories · shots={table['shots']}"
         columns = ["method", "mean rank", "behind the best", f"p (Wilcoxon, {baseline}, Holm)"]
-        yield Table(f"{title}{friedman} · {distance}", columns, lines, notes[json.dumps(table["protocol"])])
+        yield Table(f"{title}{friedman} · {distance}", columns, lines, notes[table["protocol"]])
 
 
 def published(datasets: Collection[str]) -> Iterator[Table]:
@@ -142,16 +142,27 @@ def legend(runs: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> Iterato
         yield Cell(f"  {dataset}/{category}/{method}/shots={shots}/seed={seed}: {last_line}")
 
 
-def protocol_notes(rows: Iterable[Any]) -> dict[str, str]:
-    """For every protocol of the rows, as JSON, the values of the keys in which they differ; empty if there is one."""
-    protocols: dict[str, dict[str, Any]] = {json.dumps(row["protocol"]): row["protocol"] for row in rows}
-    every = list(protocols.values())
+def protocol_notes(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
+    """For every protocol the values of the keys in which they differ; empty if there is one."""
+    every = list(dict.fromkeys(protocols))
     differing = sorted({key for other in every for key in conflicting_keys(every[0], other)})
-    notes = dict.fromkeys(protocols, "")
-    for place, text in enumerate(protocols if differing else [], start=1):
-        values = ", ".join(f"{key} = {look_up(protocols[text], key)}" for key in differing)
-        notes[text] = f"Protocol {place} of {len(protocols)}, not comparable: {values}"
+    notes = dict.fromkeys(every, "")
+    for place, protocol in enumerate(every if differing else [], start=1):
+        values = ", ".join(f"{key} = {look_up(protocol, key)}" for key in differing)
+        notes[protocol] = f"Protocol {place} of {len(every)}, not comparable: {values}"
     return notes
+
+
+def only_protocol(runs: pd.DataFrame, what: str) -> Protocol:
+    """The protocol of all runs; a ValueError with what differs if they have several, which `what` must not mix."""
+    notes = protocol_notes(sorted(runs["protocol"].unique()))
+    if len(notes) > 1:
+        which = "; ".join(note.partition(": ")[2] for note in notes.values())
+        raise ValueError(
+            f"these runs are of {len(notes)} protocols, which must not share {what}: {which}. "
+            "Choose one with --protocol KEY=VALUE."
+        )
+    return next(iter(notes))
 
 
 def look_up(nested: Any, dotted_key: str) -> Any:

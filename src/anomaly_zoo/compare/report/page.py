@@ -40,13 +40,7 @@ def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE)
     done = runs[runs["n"] == 1]
     if done.empty:
         raise ValueError("no run succeeded, so there is nothing to report; `--format table` lists the errors")
-    protocols = [{"protocol": json.loads(text)} for text in sorted(done["protocol"].unique())]
-    if len(protocols) > 1:
-        which = "; ".join(note.partition(": ")[2] for note in tables.protocol_notes(protocols).values())
-        raise ValueError(
-            f"these runs are of {len(protocols)} protocols, which must not share a report: {which}. "
-            "Choose one with --protocol KEY=VALUE."
-        )
+    protocol = tables.only_protocol(done, "a report")
     environment = Environment(
         loader=PackageLoader("anomaly_zoo.compare.report"),
         autoescape=True,
@@ -61,7 +55,7 @@ def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE)
         num_runs=len(done),
         num_failed=len(runs) - len(done),
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        protocol=json.dumps(protocols[0]["protocol"], indent=2),
+        protocol=json.dumps(protocol, indent=2),
         is_cost=is_cost,
         interval=tables.interval_text,
         version=__version__,
