@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from anomaly_zoo.files import write_whole
 from anomaly_zoo.measures import BASELINE, SHOWN
-from anomaly_zoo.results import Result, conflicting_keys, load_all
+from anomaly_zoo.results import load_all
 from anomaly_zoo.yaml_files import expand, name_in_results
 
 if TYPE_CHECKING:
@@ -86,27 +86,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run_missing(options: argparse.Namespace) -> None:
-    """Fills the grid, one `bench` after the other; failed runs are results, and do not end the rest.
+    """Fills the grid; failed runs are results.
 
     Raises:
-        ValueError: a command could not be met.
+        SystemExit: it could not be filled, and why has been said.
     """
     from anomaly_zoo import bench  # the one door from compare to whatever runs methods
     from anomaly_zoo.compare.missing_runs import commands
 
-    asked = (options.methods, options.datasets, options.shots, options.baseline)
-    for command in commands(load_all(options.results), options.results, *asked):
-        try:
-            code: Any = bench.main(command)
-        except SystemExit as stop:
-            code = stop.code
-        if code not in (0, 1):
-            raise ValueError(f"`python -m anomaly_zoo.bench {' '.join(command)}` ended with code {code}, see above")
+    results = load_all(options.results)
+    methods = options.methods or list(dict.fromkeys(run.method for run in results))
+    if options.baseline not in map(name_in_results, methods):
+        methods = [*methods, options.baseline]
+    code = bench.fill([*commands(results, options.results, methods, options.datasets, options.shots)])
+    if code not in (0, 1):
+        raise SystemExit(code)
 
 
 def _chosen(options: argparse.Namespace) -> DataFrame:
     """The runs that the options ask for; a ValueError if there are none, or an option names what the store lacks."""
     from anomaly_zoo.compare.runs import frame
+    from anomaly_zoo.compare.tables import with_protocol
 
     results = load_all(options.results)
     gc.freeze()  # they stay until the end: the garbage collector need not search them again and again
@@ -128,24 +128,7 @@ def _chosen(options: argparse.Namespace) -> DataFrame:
         make = f"`make bench METHOD={method} SHOTS={shots}{where}`"
         raise ValueError(f"no {what} in {options.results}: fill it with {make}, or pass --run to do that first")
     runs = frame(chosen, options.baseline)
-    for condition in options.protocol:
-        runs = frame(_with_protocol(runs, condition, options.results), options.baseline)
-    return runs
-
-
-def _with_protocol(runs: DataFrame, condition: str, store: Path) -> list[Result]:
-    """The runs whose protocol has what `KEY=VALUE` says."""
-    from anomaly_zoo.compare.tables import NOT_SET, look_up
-
-    key, equals, value = condition.partition("=")
-    found = {protocol: str(look_up(protocol, key)) for protocol in runs["protocol"].unique()}
-    has = ", ".join(sorted(set(found.values())))
-    if not equals or has == NOT_SET:
-        keys = sorted({name for shown in found for name in conflicting_keys(shown, {part: {} for part in shown})})
-        raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
-    if value not in found.values():
-        raise ValueError(f"no run with {condition!r} in {store}, where {key} is: {has}")
-    return list(runs.loc[runs["protocol"].map(found) == value, "result"])
+    return with_protocol(runs, options.protocol, options.baseline)
 
 
 def _shown(runs: DataFrame, options: argparse.Namespace) -> str:

@@ -23,8 +23,9 @@ class Protocol(dict[str, Any]):
     """What all runs of a table share, as nested values in a fixed order; can be a key, so it is never changed."""
 
     def __init__(self, content: dict[str, Any]) -> None:
-        self.text = json.dumps(content, sort_keys=True)
-        super().__init__(json.loads(self.text))
+        super().__init__(json.loads(json.dumps(content, sort_keys=True)))
+        data = {name: value for name, value in self["data"].items() if name != "cache_mib"}  # of earlier versions
+        self.text = json.dumps({**self, "data": data})
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(self.text)
@@ -36,8 +37,8 @@ class Protocol(dict[str, Any]):
 def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
     """One row per run, those of the baseline first: the columns `COLUMNS`, then one for every score and cost.
 
-    `protocol` is a `Protocol`. Its `support` is `shared`, or the start of the hash of the support list where a run adapted to
-    other images than the baseline (without it: the first method) did with the same seed.
+    The protocol's `support` is `shared`, or the start of the hash of the support list where a run adapted to other
+    images than the baseline (without it: the first method) did with the same seed.
 
     Raises:
         ValueError: if two results are of the same run.

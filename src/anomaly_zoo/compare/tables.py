@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from anomaly_zoo.compare.runs import Protocol
+from anomaly_zoo.compare.runs import Protocol, frame
 from anomaly_zoo.compare.significance import Compared, RankTable
 from anomaly_zoo.compare.summary import ALL, AVERAGE, Statistic, Summary
 from anomaly_zoo.measures import BASELINE, SHOWN, is_cost
@@ -163,6 +163,21 @@ def only_protocol(runs: pd.DataFrame, what: str) -> Protocol:
             "Choose one with --protocol KEY=VALUE."
         )
     return next(iter(notes))
+
+
+def with_protocol(runs: pd.DataFrame, conditions: Iterable[str], baseline: str = BASELINE) -> pd.DataFrame:
+    """The table of the runs whose protocol has what each `KEY=VALUE` says; a ValueError where none has."""
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        found = {protocol: str(look_up(protocol, key)) for protocol in runs["protocol"].unique()}
+        has = ", ".join(sorted(set(found.values())))
+        if not equals or has == NOT_SET:
+            keys = sorted({name for one in found for name in conflicting_keys(one, {part: {} for part in one})})
+            raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
+        if value not in found.values():
+            raise ValueError(f"no run with {condition!r}: {key} is {has}")
+        runs = frame(list(runs.loc[runs["protocol"].map(found) == value, "result"]), baseline)
+    return runs
 
 
 def look_up(nested: Any, dotted_key: str) -> Any:

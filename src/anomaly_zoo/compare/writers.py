@@ -116,9 +116,14 @@ def as_csv(rows: Sequence[Compared], metrics: Sequence[str] = ()) -> str:
     for row, name in product(rows, names):
         line: dict[str, Any] = {**row, "runs": row["n"], "metric": name, "undefined": row["undefined"].get(name, "")}
         line |= row.get("test", {}) if name == "image_auroc" else {}
-        line |= {"n": None, "protocol": row["protocol"].text, **row["metrics"].get(name, {})}
+        line |= {"n": None, "protocol": json.dumps(row["protocol"]), **row["metrics"].get(name, {})}
         shown.append(line | {f"gain_{key}": value for key, value in row["gain"].get(name, {}).items()})
-    return str(pd.DataFrame(shown, columns=_CSV, dtype=object).to_csv(index=False, lineterminator="\n"))
+    return plain_csv(shown, _CSV)
+
+
+def plain_csv(rows: Sequence[dict[str, Any]], columns: list[str] | None = None) -> str:
+    """One line per row, at full precision."""
+    return str(pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _marked(table: Table, marks: dict[int | None, str], escape: Callable[[str], str]) -> list[list[str]]:
