@@ -43,6 +43,12 @@ class Answer(msgspec.Struct):
         """The part of the name before the dash."""
         return self.name.rpartition("-")[0]
 
+    def shown(self) -> list[Compared]:
+        """Every pair; of equal rows, the pair that lies furthest apart."""
+        if not self.claim.equal:
+            return self.comparisons
+        return [max(self.comparisons, key=lambda pair: abs(pair.difference.mean) if pair.difference else -1.0)]
+
     def bounds(self) -> list[Bound]:
         """What has to hold of the differences, of equal rows in both directions; empty if a pair is not measured."""
         found = [pair.difference for pair in self.comparisons if pair.difference]
@@ -101,12 +107,9 @@ def tables(answers: Sequence[Answer], shots: int) -> Iterator[Table]:
 
 
 def _lines(answer: Answer) -> Iterator[list[Cell]]:
-    """One for every pair; of equal rows, the pair that lies furthest apart."""
-    claim, pairs = answer.claim, answer.comparisons
-    if claim.equal:
-        pairs = sorted(pairs, key=lambda pair: -abs(pair.difference.mean) if pair.difference else 0.0)[:1]
+    claim = answer.claim
     border = f"within {claim.margin:g}" if claim.equal else f"> {claim.border:g}"
-    for pair in pairs:
+    for pair in answer.shown():
         rows = f"{pair.row} - {pair.other}" + (f" (of {len(claim.pairs)} pairs)" if len(claim.equal) > 2 else "")
         found, texts = pair.difference, [MISSING] * 3
         if found:

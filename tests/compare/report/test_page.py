@@ -54,6 +54,26 @@ def test_figures_are_json_that_plotly_understands(page: Path) -> None:
     assert [trace["x"] for trace in lines] == [[1, 8]] * 3
 
 
+def test_claims_that_the_runs_answer_have_a_figure_each(tmp_path: Path) -> None:
+    gains = {"bottle": 0.1, "screw": 0.2, "tile": 0.15}
+    results = [
+        run(method, seed, 0.5 + gain * (method == "pf_paper") + seed / 100, category)
+        for method in ("frozen", "pf_paper", "pf_paper:frozen")
+        for category, gain in gains.items()
+        for seed in (0, 1)
+    ]
+    html = written(results, tmp_path)
+    assert "pf-1: Fine-tuning restores the pruned student." in html
+    assert "coft-1" not in html
+    (figure,) = [
+        text for text in re.findall(r'<script type="application/json">(.*?)</script>', html) if "mvtec/tile" in text
+    ]
+    (points, _) = json.loads(figure)["data"]
+    assert points["y"] == [*(f"mvtec/{category}" for category in gains), "mean"]
+    assert points["x"] == pytest.approx([*gains.values(), 0.15])
+    assert 'id="claims"' not in written(THREE_SEEDS, tmp_path)
+
+
 def test_a_single_number_of_shots_has_bars(store: Path, tmp_path: Path) -> None:
     only = [result for result in load_all(store) if result.shots == 8]
     html = written(only, tmp_path, store)

@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float
 from markupsafe import Markup
 from plotly.colors import hex_to_rgb
 
+from anomaly_zoo.compare.answers import Compared
 from anomaly_zoo.compare.significance import Level, RankTable
+from anomaly_zoo.compare.verdicts import difference
 
 # Okabe and Ito's colours that are legible on white and on black
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C8C00", "#8A63D2")
@@ -187,6 +189,22 @@ def cliques(ranks: Sequence[float], distance: float) -> list[tuple[int, int]]:
         if last > first and (not found or last > found[-1][1]):
             found.append((first, last))
     return found
+
+
+def claim(pair: Compared, borders: Sequence[float]) -> go.Figure:
+    """The difference of two rows in every category, with the 95 % interval over its seeds, and their mean."""
+    of_seeds = {name: difference([np.array([seed]) for seed in seeds]) for name, seeds in pair.per_seed.items()}
+    rows = {**of_seeds, **({"mean": pair.difference} if pair.difference else {})}
+    half = [(row.interval[1] - row.mean if row.categories > 1 else 0.0) for row in rows.values()]
+    marker = {"size": 9, "color": [COLOURS[0]] * len(of_seeds) + [COLOURS[4]]}
+    bars = {"type": "data", "array": half, "color": _GREY}
+    means = [row.mean for row in rows.values()]
+    points = go.Scatter(x=means, y=[*rows], error_x=bars, mode="markers", marker=marker, showlegend=False)
+    drawn = {"width": 1, "color": _GREY, "dash": "dot"}
+    lines = [go.Scatter(x=[x] * len(rows), y=[*rows], mode="lines", line=drawn, showlegend=False) for x in borders]
+    return _plot(
+        [points, *lines], f"{pair.row} - {pair.other}", None, {}, {"autorange": "reversed", "automargin": True}
+    )
 
 
 def _line(xs: Sequence[float], ys: Sequence[float], line: dict[str, Any], **marker: Any) -> go.Scatter:

@@ -14,7 +14,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from anomaly_zoo import __version__
-from anomaly_zoo.compare import tables
+from anomaly_zoo.compare import answers, tables
+from anomaly_zoo.compare.answers import Answer
+from anomaly_zoo.compare.paper_claims import read
 from anomaly_zoo.compare.report import figures
 from anomaly_zoo.compare.report.categories import categories
 from anomaly_zoo.compare.report.figures import Figure, Look
@@ -73,6 +75,7 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
     at_shots = done[done["shots"] == shots]
     rows, ranks = add_tests(summarise(done, baseline), done, baseline), rankings(done, baseline)
     pretty = partial(json.dumps, indent=2, sort_keys=True)
+    claims = [answer for answer in answers.judge(at_shots, read()) if answer.verdict != answers.NOT_MEASURED]
     cells = defaultdict(list)
     for row in rows:
         cells[row["dataset"], row["category"], row["shots"]].append(row)
@@ -87,6 +90,8 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
         "figures": _figures(done, at_shots, ranks, looks),
         "ranks": ranks,
         "categories": categories(at_shots, store, looks),
+        "claims": list(answers.tables(claims, shots)),
+        "claim_figures": _claim_figures(claims),
         "published": next(tables.published(done["dataset"]), None),
         "settings": sorted({(run.method, pretty(run.config.get("model", {}))) for run in done["result"]}),
         "versions": _versions(done["result"]),
@@ -138,6 +143,19 @@ def _figures(
         )
         found.append(Figure(figures.critical_difference(table, looks), caption))
     return found
+
+
+def _claim_figures(claims: Iterable[Answer]) -> list[Figure]:
+    """One for every pair of rows that decides a claim."""
+    return [
+        Figure(
+            figures.claim(pair, [answer.claim.border, *([answer.claim.margin] if answer.claim.equal else [])]),
+            f"{answer.name}: {answer.claim.claim} Verdict: {answer.verdict}. Difference in {answer.claim.metric}. "
+            "Intervals: 95 %, of a category over its seeds, of the mean over the categories. Dotted: the border.",
+        )
+        for answer in claims
+        for pair in answer.shown()
+    ]
 
 
 def _versions(results: Iterable[Result]) -> list[tuple[str, str]]:
