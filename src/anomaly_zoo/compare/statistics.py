@@ -182,6 +182,18 @@ def wilcoxon(differences: Float[np.ndarray, " cells"]) -> float:
     return float(stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
 
 
+def curves(score: Float[np.ndarray, " n"], label: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "3 _"]:
+    """False-positive rate, recall and precision at every threshold that changes something, the highest first.
+
+    >>> curves(np.array([0.2, 0.9]), np.array([False, True])).tolist()
+    [[0.0, 1.0], [1.0, 1.0], [1.0, 0.5]]
+    """
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # tied scores share a threshold
+    true, false = np.cumsum(label[order])[last], np.cumsum(~label[order])[last]
+    return np.stack([false / false[-1], true / true[-1], true / (true + false)])
+
+
 def _satterthwaite(
     variances: Float[np.ndarray, "parts 2"], degrees: Float[np.ndarray, "parts _"]
 ) -> Float[np.ndarray, "2"]:

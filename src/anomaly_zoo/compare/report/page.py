@@ -138,10 +138,10 @@ def _figures(
         found.append(Figure(figures.against_cost(points, name, looks), caption))
     for table in (table for table in ranks if table["shots"] == shots):
         caption = (
-            f"Critical-difference diagram of {table['metric']} at {shots} shots over {table['num_cells']} categories: "
-            "methods joined by a bar do not differ at the 5 % level (Nemenyi)."
+            f"Mean ranks of {table['metric']} at {shots} shots over {table['num_cells']} categories: methods whose "
+            "bars overlap do not differ at the 5 % level (Nemenyi)."
         )
-        found.append(Figure(figures.critical_difference(table, looks), caption))
+        found.append(Figure(figures.mean_ranks(table, looks), caption))
     return found
 
 
