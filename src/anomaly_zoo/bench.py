@@ -123,14 +123,10 @@ def _bench(grids: Sequence[argparse.Namespace], console: Console, tables: bool) 
 
 
 def _choose_datasets(names: Sequence[str] | None, roots: Sequence[Path] | None, console: Console) -> dict[str, Path]:
-    """The folder of every dataset, by name.
-
-    Raises:
-        ValueError: as many names as roots are needed, and different ones.
-    """
+    """The folder of every dataset, by name."""
     if names and roots and len(names) != len(roots):
         raise ValueError(f"--dataset has {len(names)} names, --root {len(roots)} folders: give one for each.")
-    both = zip_longest(names or [], roots or []) if names or roots else [(None, None)]
+    both = list(zip_longest(names or [], roots or [])) or [(None, None)]
     chosen = [_choose_dataset(name, root, console) for name, root in both]
     if len(dict(chosen)) < len(chosen):
         raise ValueError(f"two datasets are named {chosen[0][0]!r}: tell them apart with --dataset.")

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from anomaly_zoo.files import write_whole
+from anomaly_zoo.grid.options import Parser
 from anomaly_zoo.measures import BASELINE, SHOWN
 from anomaly_zoo.results import load_all
 from anomaly_zoo.yaml_files import expand, name_in_results
@@ -54,31 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        options = " ".join(option for option in self._option_string_actions if option.startswith("--"))
-        self.exit(2, f"compare: {message}; options: {options}\n")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser("python -m anomaly_zoo.compare", description="Compares methods from the results store.")
-    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the store (default: results)")
-    only = partial(parser.add_argument, nargs="+", default=[])
+    parser = Parser("python -m anomaly_zoo.compare", description="Compares methods from the results store.")
+    add = parser.add_argument
+    only = partial(add, nargs="+", default=[])
+    add("results", type=Path, nargs="?", default=Path("results"), help="the store (default: results)")
     only("--methods", metavar="M", help="only these, and the baseline; coft:all: its variants (default: all)")
     only("--datasets", metavar="D", help="only these (default: all)")
     only("--shots", metavar="K", type=int, help="only these (default: all)")
     only("--protocol", metavar="KEY=VALUE", help="only runs with this, such as data.image_size=256 (default: all)")
     only("--metrics", metavar="NAME", help=f"columns (default: {' '.join(SHOWN)}; all in csv and json)")
-    parser.add_argument("--baseline", metavar="M", default=BASELINE, help="what gains refer to (default: %(default)s)")
-    parser.add_argument("--by", choices=_BYS, help="what a table is for (default: category; dataset if those are many)")
+    add("--baseline", metavar="M", default=BASELINE, help="what gains refer to (default: %(default)s)")
+    add("--by", choices=_BYS, help="what a table is for (default: category; dataset if those are many)")
     formats = ["table", *_SUFFIXES.values()]
-    parser.add_argument(
-        "--format", choices=formats, help="csv, json: full precision (default: that of --output, or table)"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead (.md .tex .csv .json)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write one HTML file with figures and pictures")
-    parser.add_argument("--run", action="store_true", help="first run what is missing in the grid, through bench")
-    options = parser.parse_args(arguments)
+    add("--format", choices=formats, help="csv, json: full precision (default: that of --output, or table)")
+    add("--output", type=Path, metavar="FILE", help="write there instead (.md .tex .csv .json)")
+    add("--report", type=Path, metavar="FILE", help="write one HTML file with figures and pictures")
+    add("--run", action="store_true", help="first run what is missing in the grid, through bench")
+    options = parser.parse(arguments)
     options.format = options.format or _SUFFIXES.get(options.output.suffix if options.output else "", "table")
     if options.output and options.format == "table":
         parser.error(f"what format is {options.output}? End it in {' '.join(_SUFFIXES)}, or pass --format")
@@ -86,11 +80,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run_missing(options: argparse.Namespace) -> None:
-    """Fills the grid; failed runs are results.
-
-    Raises:
-        SystemExit: it could not be filled, and why has been said.
-    """
+    """Fills the grid; failed runs are results. Exits if it could not be filled, which the bench has said."""
     from anomaly_zoo import bench  # the one door from compare to whatever runs methods
     from anomaly_zoo.compare.missing_runs import commands
 

@@ -58,15 +58,7 @@ class Answer(msgspec.Struct):
 
 
 def judge(runs: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Answer]:
-    """What runs of one number of shots say of every claim.
-
-    Args:
-        runs: the table of `runs.frame`.
-        claims: all, since those of a paper that are measured share a correction.
-
-    Raises:
-        ValueError: the runs are of several protocols.
-    """
+    """What runs of one protocol and number of shots say of all claims; those of a paper share a correction."""
     done = runs[(runs["n"] == 1) & runs["method"].isin({row for claim in claims.values() for row in claim.rows})]
     if len(done):
         only_protocol(done, "a verdict")

@@ -42,11 +42,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 def read(file: Path = CLAIMS, only: Sequence[str] = ()) -> dict[str, Claim]:
-    """The claims by name, such as `pf-1`; the part before the dash is the paper.
-
-    Raises:
-        ValueError: the file or a name in `only` is wrong.
-    """
+    """All claims by name, such as `pf-1`; the part before the dash is the paper. Those of `only` must be there."""
     place, claims = "", {}
     try:
         for name, content in msgspec.convert(yaml.safe_load(file.read_bytes()), dict[str, Any]).items():

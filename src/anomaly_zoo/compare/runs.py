@@ -39,9 +39,6 @@ def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
 
     The protocol's `support` is `shared`, or the start of the hash of the support list where a run adapted to other
     images than the baseline (without it: the first method) did with the same seed.
-
-    Raises:
-        ValueError: if two results are of the same run.
     """
     supports: dict[tuple[str, str, int, int], str] = {}
     protocols: dict[str, Protocol] = {}

@@ -175,7 +175,7 @@ def with_protocol(runs: pd.DataFrame, conditions: Iterable[str], baseline: str =
             keys = sorted({name for one in found for name in conflicting_keys(one, {part: {} for part in one})})
             raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
         if value not in found.values():
-            raise ValueError(f"no run with {condition!r}: {key} is {has}")
+            raise ValueError(f"no run with {condition!r}, where {key} is: {has}")
         runs = frame(list(runs.loc[runs["protocol"].map(found) == value, "result"]), baseline)
     return runs
 

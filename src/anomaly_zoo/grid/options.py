@@ -4,19 +4,24 @@ import argparse
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from anomaly_zoo.yaml_files import SWEEPS, expand, find_method, is_file, method_files, variants
 
 
 class Parser(argparse.ArgumentParser):
-    """Suggests an option for one that there is not."""
+    """Says in one line what is wrong, with the nearest option for one that there is not."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits."""
+        self.exit(2, f"{self.prog.rpartition('.')[2]}: {message}\n")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Like `parse_args`."""
         options, unknown = self.parse_known_args(arguments)
         if unknown:
             near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
-            hint = f". Did you mean {near[0]}?" if near else ""
+            hint = f". Did you mean {near[0]}?" if near else ". --help lists all."
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return options
 

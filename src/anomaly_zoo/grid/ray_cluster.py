@@ -28,10 +28,6 @@ class RayCluster:
         address: of a running cluster, as `ray start` prints it, or "auto"; None starts one on this machine.
         threads: cores that a run reserves.
         gpu_share: part of a graphics processor that a run reserves; 0 for none.
-
-    Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: there is no cluster at `address`.
     """
 
     def __init__(self, address: str | None, threads: int, gpu_share: float = 0.0) -> None:

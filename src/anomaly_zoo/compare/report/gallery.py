@@ -45,11 +45,7 @@ class Row:
 
 
 def read(store: Path, run: Result) -> dict[str, Tile]:
-    """The gallery of a run by `test/<defect>/<file>`; empty where there is none.
-
-    Raises:
-        ValueError: if its files do not belong together.
-    """
+    """The gallery of a run by `test/<defect>/<file>`; empty where there is none."""
     folder = run.path_in(store).with_suffix("") / "gallery"
     if not (folder / "index.json").is_file():
         return {}

@@ -28,28 +28,14 @@ from anomaly_zoo.results import Result
 
 
 def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE) -> None:
-    """Writes the report.
-
-    Args:
-        runs: the table of `runs.frame`; of one protocol.
-        file: what to write; its folder is made when needed.
-        store: where the results lie, with the pictures beside them.
-        baseline: what gains refer to.
-
-    Raises:
-        ValueError: the results are of several protocols, or none succeeded, or pictures are damaged.
-    """
+    """Writes the report of runs of one protocol; pictures lie in the store, beside the results."""
     done = runs[runs["n"] == 1]
     if done.empty:
         raise ValueError("no run succeeded, so there is nothing to report; `--format table` lists the errors")
     protocol = tables.only_protocol(done, "a report")
-    environment = Environment(
-        loader=PackageLoader("anomaly_zoo.compare.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = PackageLoader("anomaly_zoo.compare.report")
+    strict: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=templates, autoescape=True, **strict)
     environment.filters |= {"number": tables.number, "p": tables.p_text, "heading": _heading}
     content = _content(done, store, baseline)
     page = environment.get_template("page.html.j2").render(
