@@ -44,12 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        "python -m anomaly_zoo.claims", description="Says which claims of the papers hold, on your data too."
-    )
+    parser = Parser("python -m anomaly_zoo.claims", description="Says which claims of the papers hold.")
     add = parser.add_argument
-    where = "the results store, or a file of kept results (results)"
-    add("results", type=Path, nargs="?", default=Path("results"), help=where)
+    add("results", type=Path, nargs="?", default=Path("results"), help="store, or file of kept results (results)")
     add("--claim", nargs="+", default=[], metavar="ID", help="only these, such as pf-1 (all)")
     add("--root", type=Path, nargs="+", help="folders in the MVTec layout (the datasets of the store)")
     add("--shots", type=int, default=8, metavar="K", help="number of support images (8)")
@@ -57,13 +54,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--backbone", help="a timm model name (that of the store)")
     add("--weights", help="auto, none, or a weight file (those of the store)")
     add("--image-size", type=int, metavar="PX", help="side of the square images (that of the store)")
-    add(
-        "--protocol",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only runs with this, such as data.image_size=256",
-    )
+    add("--protocol", nargs="+", default=[], metavar="KEY=VALUE", help="only runs with data.image_size=256, say (all)")
     add("--no-run", action="store_true", help="read finished runs only")
     add("--dry-run", action="store_true", help="print what would run and how long it should take")
     add("--format", choices=_FORMATS, default="text", help="json, csv: everything at full precision (text)")
@@ -85,14 +76,10 @@ def _grids(options: argparse.Namespace, rows: list[str]) -> Iterator[list[str]]:
 
 def _chosen(options: argparse.Namespace) -> list[Result]:
     """The finished runs that count; a ValueError if there are none."""
-    datasets, seeds = {root.resolve().name for root in options.root or ()}, options.seeds
-    found = [
-        run
-        for run in load_all(options.results)
-        if run.shots == options.shots
-        and run.dataset in (datasets or [run.dataset])
-        and run.seed in (seeds or [run.seed])
-    ]
+    asked = {"shots": [options.shots], "seed": options.seeds}
+    asked["dataset"] = [root.resolve().name for root in options.root or ()]
+    every = load_all(options.results)
+    found = [run for run in every if all(getattr(run, name) in some for name, some in asked.items() if some)]
     if not found:
         raise ValueError(f"no run at {options.shots} shots in {options.results} for these options: leave --no-run out.")
     return found
@@ -101,8 +88,8 @@ def _chosen(options: argparse.Namespace) -> list[Result]:
 def _show(results: list[Result], claims: dict[str, Claim], asked: list[str], options: argparse.Namespace) -> None:
     """Prints the verdicts."""
     from anomaly_zoo.compare import answers, writers  # here, since pandas takes long to import
-    from anomaly_zoo.compare.runs import frame
-    from anomaly_zoo.compare.tables import Cell, with_protocol
+    from anomaly_zoo.compare.runs import frame, with_protocol
+    from anomaly_zoo.compare.tables import Cell
 
     found = answers.judge(with_protocol(frame(results), options.protocol), claims)
     shown = [answer for answer in found if answer.name in asked]

@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run_missing(options)
         runs = _chosen(options)
         if options.report:
-            from anomaly_zoo.compare import report
+            from anomaly_zoo.compare.report import page
 
-            report.write(runs, options.report, options.results, options.baseline)
+            page.write(runs, options.report, options.results, options.baseline)
             sys.stderr.write(f"Report: {options.report} ({options.report.stat().st_size / 1e6:.1f} MB)\n")
         if options.output is not None:
             write_whole(options.output, _shown(runs, options).encode())
@@ -95,8 +95,7 @@ def _run_missing(options: argparse.Namespace) -> None:
 
 def _chosen(options: argparse.Namespace) -> DataFrame:
     """The runs that the options ask for; a ValueError if there are none, or an option names what the store lacks."""
-    from anomaly_zoo.compare.runs import frame
-    from anomaly_zoo.compare.tables import with_protocol
+    from anomaly_zoo.compare.runs import frame, with_protocol
 
     results = load_all(options.results)
     gc.freeze()  # they stay until the end: the garbage collector need not search them again and again

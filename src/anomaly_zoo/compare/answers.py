@@ -10,7 +10,8 @@ import pandas as pd
 
 from anomaly_zoo.compare import verdicts
 from anomaly_zoo.compare.paper_claims import Claim
-from anomaly_zoo.compare.tables import MISSING, Cell, Table, interval_text, only_protocol
+from anomaly_zoo.compare.runs import only_protocol
+from anomaly_zoo.compare.tables import MISSING, Cell, Table, interval_text
 from anomaly_zoo.compare.verdicts import Bound, Difference
 
 NOT_MEASURED = "not measured"

@@ -1,13 +1,13 @@
 """The table that all else is made from: one row per run. Runs of different protocols never share a row of a summary."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from anomaly_zoo.measures import BASELINE
-from anomaly_zoo.results import Result
+from anomaly_zoo.results import Result, conflicting_keys
 
 # What says which cell of a comparison a row belongs to. An average over categories and a single defect are cells too.
 CELL = ["protocol", "dataset", "shots", "category", "defect", "num_categories", "method"]
@@ -15,6 +15,7 @@ COUNTS = ["n", "failed", "trained", "kept_step_0"]
 COLUMNS = [*CELL, "seed", *COUNTS, "undefined", "result"]
 # They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
 _NOT_PROTOCOL = {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size"}
+_NOT_SET = "not set"
 # Data options that change nothing while they have this value: results from before they existed share a table.
 _SWITCHED_OFF = {"tile_px": None, "overlap_px": 0}
 
@@ -81,3 +82,48 @@ def protocol(result: Result) -> dict[str, Any]:
     }
     trainer = {name: value for name, value in config["trainer"].items() if name == "precision"}
     return {"backbone": config["backbone"], "data": data, "trainer": trainer}
+
+
+def protocol_notes(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
+    """For every protocol the values of the keys in which they differ; empty if there is one."""
+    every = list(dict.fromkeys(protocols))
+    differing = sorted({key for other in every for key in conflicting_keys(every[0], other)})
+    notes = dict.fromkeys(every, "")
+    for place, protocol in enumerate(every if differing else [], start=1):
+        values = ", ".join(f"{key} = {_look_up(protocol, key)}" for key in differing)
+        notes[protocol] = f"Protocol {place} of {len(every)}, not comparable: {values}"
+    return notes
+
+
+def only_protocol(runs: pd.DataFrame, what: str) -> Protocol:
+    """The protocol of all runs; a ValueError with what differs if they have several, which `what` must not mix."""
+    notes = protocol_notes(sorted(runs["protocol"].unique()))
+    if len(notes) > 1:
+        which = "; ".join(note.partition(": ")[2] for note in notes.values())
+        raise ValueError(
+            f"these runs are of {len(notes)} protocols, which must not share {what}: {which}. "
+            "Choose one with --protocol KEY=VALUE."
+        )
+    return next(iter(notes))
+
+
+def with_protocol(runs: pd.DataFrame, conditions: Iterable[str], baseline: str = BASELINE) -> pd.DataFrame:
+    """The table of the runs whose protocol has what each `KEY=VALUE` says; a ValueError where none has."""
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        found = {protocol: str(_look_up(protocol, key)) for protocol in runs["protocol"].unique()}
+        has = ", ".join(sorted(set(found.values())))
+        if not equals or has == _NOT_SET:
+            keys = sorted({name for one in found for name in conflicting_keys(one, {part: {} for part in one})})
+            raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
+        if value not in found.values():
+            raise ValueError(f"no run with {condition!r}, where {key} is: {has}")
+        runs = frame(list(runs.loc[runs["protocol"].map(found) == value, "result"]), baseline)
+    return runs
+
+
+def _look_up(nested: Any, dotted_key: str) -> Any:
+    """The value at `a.b.c`; `not set` where there is none."""
+    for key in dotted_key.split("."):
+        nested = nested.get(key, _NOT_SET) if isinstance(nested, dict) else nested
+    return nested

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from anomaly_zoo.compare.runs import Protocol, frame
+from anomaly_zoo.compare.runs import protocol_notes
 from anomaly_zoo.compare.significance import Compared, RankTable
 from anomaly_zoo.compare.summary import ALL, AVERAGE, Statistic, Summary
 from anomaly_zoo.measures import BASELINE, SHOWN, is_cost
-from anomaly_zoo.results import conflicting_keys
 
-MISSING, UNDEFINED, NOT_SET = "—", "n/a", "not set"
+MISSING, UNDEFINED = "—", "n/a"
 
 
 class Cell(NamedTuple):
@@ -140,51 +139,6 @@ def legend(runs: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> Iterato
         yield Cell(f"{len(failed)} of {len(runs)} runs failed:", 1)
     for dataset, category, method, shots, seed, last_line in sorted(failed):
         yield Cell(f"  {dataset}/{category}/{method}/shots={shots}/seed={seed}: {last_line}")
-
-
-def protocol_notes(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
-    """For every protocol the values of the keys in which they differ; empty if there is one."""
-    every = list(dict.fromkeys(protocols))
-    differing = sorted({key for other in every for key in conflicting_keys(every[0], other)})
-    notes = dict.fromkeys(every, "")
-    for place, protocol in enumerate(every if differing else [], start=1):
-        values = ", ".join(f"{key} = {look_up(protocol, key)}" for key in differing)
-        notes[protocol] = f"Protocol {place} of {len(every)}, not comparable: {values}"
-    return notes
-
-
-def only_protocol(runs: pd.DataFrame, what: str) -> Protocol:
-    """The protocol of all runs; a ValueError with what differs if they have several, which `what` must not mix."""
-    notes = protocol_notes(sorted(runs["protocol"].unique()))
-    if len(notes) > 1:
-        which = "; ".join(note.partition(": ")[2] for note in notes.values())
-        raise ValueError(
-            f"these runs are of {len(notes)} protocols, which must not share {what}: {which}. "
-            "Choose one with --protocol KEY=VALUE."
-        )
-    return next(iter(notes))
-
-
-def with_protocol(runs: pd.DataFrame, conditions: Iterable[str], baseline: str = BASELINE) -> pd.DataFrame:
-    """The table of the runs whose protocol has what each `KEY=VALUE` says; a ValueError where none has."""
-    for condition in conditions:
-        key, equals, value = condition.partition("=")
-        found = {protocol: str(look_up(protocol, key)) for protocol in runs["protocol"].unique()}
-        has = ", ".join(sorted(set(found.values())))
-        if not equals or has == NOT_SET:
-            keys = sorted({name for one in found for name in conflicting_keys(one, {part: {} for part in one})})
-            raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
-        if value not in found.values():
-            raise ValueError(f"no run with {condition!r}, where {key} is: {has}")
-        runs = frame(list(runs.loc[runs["protocol"].map(found) == value, "result"]), baseline)
-    return runs
-
-
-def look_up(nested: Any, dotted_key: str) -> Any:
-    """The value at `a.b.c`; `not set` where there is none."""
-    for key in dotted_key.split("."):
-        nested = nested.get(key, NOT_SET) if isinstance(nested, dict) else nested
-    return nested
 
 
 def p_text(p_value: float) -> str:

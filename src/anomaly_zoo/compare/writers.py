@@ -28,19 +28,10 @@ _LATEX = str.maketrans(
         ">": r"$>$",
     }
 )
-_CELL = ["dataset", "category", "defect", "num_categories", "shots", "method"]
-_STATISTIC = ["mean", "std", "n"]
-_TESTS = ["difference", "low", "high", "p_delong", "p_holm", "images"]
-_RUNS = ["runs", "failed", "trained", "kept_step_0"]
 _CSV = [
-    *_CELL,
-    *_RUNS,
-    "metric",
-    *_STATISTIC,
-    *(f"gain_{name}" for name in _STATISTIC),
-    *_TESTS,
-    "undefined",
-    "protocol",
+    *("dataset", "category", "defect", "num_categories", "shots", "method", "runs", "failed", "trained", "kept_step_0"),
+    *("metric", "mean", "std", "n", "gain_mean", "gain_std", "gain_n"),
+    *("difference", "low", "high", "p_delong", "p_holm", "images", "undefined", "protocol"),
 ]
 
 

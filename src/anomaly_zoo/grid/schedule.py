@@ -54,7 +54,7 @@ class Schedule:
         self._retries = retries
         self._queue = deque(cells)
         self._before = {cell.path: _version(cell.path) for cell in cells}
-        self._claims: dict[Path, BaseFileLock] = {}
+        self._locks: dict[Path, BaseFileLock] = {}
         self._deaths: Counter[Path] = Counter()
 
     def __iter__(self) -> Generator[Ended, None, None]:
@@ -72,19 +72,19 @@ class Schedule:
                     self.elsewhere = []
         finally:
             self.engine.close()
-            for claim in self._claims.values():
-                claim.release()
+            for lock in self._locks.values():
+                lock.release()
 
     def _start(self) -> Iterator[Ended]:
         """Starts cells while there is room for them; yields those that another bench has run meanwhile."""
         slots = self.engine.slots if self._queue else 0
         while self._queue and len(self.began) < slots:
             cell = self._queue.popleft()
-            claim = claim_of(cell)
-            if claim is None:
+            lock = lock_of(cell)
+            if lock is None:
                 self.elsewhere.append(cell)
                 continue
-            self._claims[cell.path] = claim
+            self._locks[cell.path] = lock
             if _version(cell.path) == self._before[cell.path]:
                 self.began[cell.path] = time.monotonic()
                 self.engine.submit(cell)
@@ -106,19 +106,19 @@ class Schedule:
         if result is not None:
             yield self._take(cell, result, seconds)
         else:
-            self._claims.pop(cell.path).release()
+            self._locks.pop(cell.path).release()
             self._queue.append(cell)
 
     def _take(self, cell: Cell, result: Result, seconds: float | None) -> Ended:
-        self._claims.pop(cell.path).release()
+        self._locks.pop(cell.path).release()
         del self.left[cell.path]
         return Ended(cell, result, seconds)
 
 
-def claim_of(cell: Cell) -> BaseFileLock | None:
+def lock_of(cell: Cell) -> BaseFileLock | None:
     """Takes the lock of a cell; None if another bench has it, an OSError if the file system has no locks."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cell.folder / ".claim")
+    lock = FileLock(cell.folder / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:

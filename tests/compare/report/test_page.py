@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from anomaly_zoo.callbacks.visualization import write_gallery
-from anomaly_zoo.compare import report
 from anomaly_zoo.compare.__main__ import main
-from anomaly_zoo.compare.report.page import main_shots
+from anomaly_zoo.compare.report.page import main_shots, write
 from anomaly_zoo.compare.runs import frame
 from anomaly_zoo.results import Result, load_all, save
 from tests.runs import THREE_SEEDS, comparisons, config, failed, run, scored, trained
 
 
 def written(results: Sequence[Result], folder: Path, store: Path | None = None) -> str:
-    report.write(frame(results), folder / "report.html", store or folder)
+    write(frame(results), folder / "report.html", store or folder)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 

@@ -4,8 +4,7 @@ Text and axes have no colour here: the page sets them, light or dark.
 """
 
 from collections.abc import Sequence
-from itertools import cycle, pairwise
-from math import floor, log10
+from itertools import cycle
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -83,25 +82,15 @@ def against_cost(points: dict[str, tuple[float, float]], name: str, looks: dict[
     for cost, score in sorted(points.values(), key=lambda point: (point[0], -point[1])):
         if not front or score > front[-1][1]:
             front.append((cost, score))
-    steps = [corner for (cost, score), (after, _) in pairwise(front) for corner in ((cost, score), (after, score))]
-    corners = [*steps, *front[-1:]]
-    line = {"color": _GREY, "width": 1, "dash": "dot"}
-    xs, ys = ([corner[axis] for corner in corners] for axis in (0, 1))
+    line = {"color": _GREY, "width": 1, "dash": "dot", "shape": "hv"}
+    xs, ys = ([corner[axis] for corner in front] for axis in (0, 1))
     traces = [go.Scatter(x=xs, y=ys, mode="lines", name="Pareto front", line=line, hoverinfo="skip")]
     for method in (method for method in looks if method in points):
         (cost, score), marker = points[method], looks[method].marker | {"size": 12}
         traces.append(go.Scatter(x=[cost], y=[score], name=method, mode="markers", marker=marker))
-    return _plot(traces, name, "image AUROC", _cost_axis([cost for cost, _ in points.values()]))
-
-
-def _cost_axis(costs: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis where the costs differ much, else a plain one."""
-    if not costs or max(costs) < 3 * min(costs):
-        return {}
-    powers = range(floor(log10(min(costs))), floor(log10(max(costs))) + 2)
-    digits = (1, 2, 5) if max(costs) < 50 * min(costs) else (1,)
-    ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks], "tickangle": 0}
+    costs = [cost for cost, _ in points.values()]
+    differ = bool(costs) and max(costs) >= 3 * min(costs)
+    return _plot(traces, name, "image AUROC", {"type": "log", "dtick": "D2"} if differ else {})
 
 
 def curves(over_grid: dict[str, Float[np.ndarray, " grid"]], x: str, y: str, looks: dict[str, Look]) -> go.Figure:

@@ -20,6 +20,7 @@ from anomaly_zoo.compare.paper_claims import read
 from anomaly_zoo.compare.report import figures
 from anomaly_zoo.compare.report.categories import categories
 from anomaly_zoo.compare.report.figures import Figure, Look
+from anomaly_zoo.compare.runs import only_protocol
 from anomaly_zoo.compare.significance import Comparison, Level, RankTable, add_tests, levels, rankings
 from anomaly_zoo.compare.summary import ALL, AVERAGE, summarise
 from anomaly_zoo.files import write_whole
@@ -32,7 +33,7 @@ def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE)
     done = runs[runs["n"] == 1]
     if done.empty:
         raise ValueError("no run succeeded, so there is nothing to report; `--format table` lists the errors")
-    protocol = tables.only_protocol(done, "a report")
+    protocol = only_protocol(done, "a report")
     templates = PackageLoader("anomaly_zoo.compare.report")
     strict: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=templates, autoescape=True, **strict)
