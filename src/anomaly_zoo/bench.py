@@ -37,12 +37,7 @@ class _Terminated(SystemExit):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the grid.
-
-    Returns:
-        0; 1 if a run failed or the disk is full, 2 if the request itself cannot be met, 130 after Ctrl-C, 143 after
-        SIGTERM.
-    """
+    """Runs the grid; returns 0, 1 if a run failed or the disk is full, 2 if it cannot, 130 or 143 if it was ended."""
     return _to_the_end([parse(arguments)])
 
 

@@ -64,7 +64,8 @@ def judge(runs: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Answer]:
     if len(done):
         only_protocol(done, "a verdict")
     answers = [_measure(done, name, claim) for name, claim in claims.items()]
-    for _, family in groupby(answers, key=lambda answer: answer.paper):
+    for name in dict.fromkeys(answer.paper for answer in answers):
+        family = [answer for answer in answers if answer.paper == name]
         measured = [(answer, bounds) for answer in family if (bounds := answer.bounds())]
         found = verdicts.verdicts([bounds for _, bounds in measured])
         for (answer, bounds), verdict in zip(measured, found, strict=True):

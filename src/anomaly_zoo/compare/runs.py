@@ -69,11 +69,7 @@ def measured(runs: pd.DataFrame) -> list[str]:
 
 
 def protocol(result: Result) -> dict[str, Any]:
-    """The part of a result's configuration that must be equal for all rows of one table.
-
-    That is the backbone, the data options that can change a score, and the numeric precision, but nothing that belongs
-    to the method.
-    """
+    """What must be equal for all rows of a table: backbone, precision, and data options that can change a score."""
     config = {part: result.config.get(part, {}) for part in ("backbone", "data", "trainer")}
     data = {
         name: value

@@ -54,11 +54,7 @@ def scores(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[
 
 
 def kept_step_0(rows: Iterable[Summary]) -> list[str]:
-    """Says in how many runs a method trained, and yet kept the weights from before; nothing of methods that never did.
-
-    Args:
-        rows: every run may be in one of them only.
-    """
+    """Says in how many runs a method trained, and yet kept the weights from before. A run may be in one row only."""
     kept: dict[str, int] = defaultdict(int)
     trained: dict[str, int] = defaultdict(int)
     for row in rows:
@@ -109,10 +105,7 @@ def ranks(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[T
 
 
 def published(datasets: Collection[str]) -> Iterator[Table]:
-    """What others published on MVTec AD, if that is among the datasets: image AUROC and AUPRO in percent.
-
-    All figures are means over its 15 categories, quoted second hand from tables that compare methods.
-    """
+    """What others published on MVTec AD, if that is among the datasets: percent, means over its 15 categories."""
     if {"mvtec", "mvtec_ad"} & set(datasets):
         title = (
             "PUBLISHED by others on MVTec AD, quoted second hand, not measured here and not comparable with the rows"

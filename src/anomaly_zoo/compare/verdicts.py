@@ -108,10 +108,8 @@ def smallest_found(difference: Difference, num_tests: int = 1) -> float:
 def needed(bounds: Sequence[Bound], num_tests: int = 1) -> tuple[int | None, int | None]:
     """How many categories, or else how many seeds of these, would tell, if all differences are what they seem.
 
-    To hold, a claim has to show all bounds; to be broken, one of those that seem to be.
-
-    Returns:
-        Numbers in all that tell in 80 % of repetitions; None where not even 1,000 would.
+    To hold, a claim has to show all bounds; to be broken, one of those that seem to be. The numbers tell in 80 % of
+    repetitions; None where not even 1,000 would.
     """
     broken = [bound for bound in bounds if bound.difference.mean <= bound.border]
     tests, choose = (num_tests * len(bounds), min) if broken else (num_tests, max)

@@ -61,13 +61,7 @@ def read(store: Path, run: Result) -> dict[str, Tile]:
 
 
 def rows(store: Path, runs: dict[str, Result], num_rows: int) -> list[Row]:
-    """The gallery of one category.
-
-    Args:
-        store: where the pictures lie.
-        runs: method to the run whose maps are shown; all on the same test images.
-        num_rows: the worst misses are kept.
-    """
+    """The gallery of one category, worst misses first; of every method one run, all on the same test images."""
     tiles = {method: read(store, run) for method, run in runs.items()}
     misses = {method: shares(run) for method, run in runs.items()}
     entries = []
