@@ -89,12 +89,12 @@ def _show(results: list[Result], claims: dict[str, Claim], asked: list[str], opt
     """Prints the verdicts."""
     from anomaly_zoo.compare import answers, writers  # here, since pandas takes long to import
     from anomaly_zoo.compare.runs import frame, with_protocol
-    from anomaly_zoo.compare.tables import Cell
+    from anomaly_zoo.compare.tables import Entry
 
     found = answers.judge(with_protocol(frame(results), options.protocol), claims)
     shown = [answer for answer in found if answer.name in asked]
     if options.format == "text":
-        writers.terminal(answers.tables(shown, options.shots), [Cell(line, faint=True) for line in _LEGEND])
+        writers.terminal(answers.tables(shown, options.shots), [Entry(line, faint=True) for line in _LEGEND])
     elif options.format == "json":
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown)).decode() + "\n")
     elif options.format == "csv":

@@ -1,6 +1,6 @@
 """Compares methods from the results store: `python -m anomaly_zoo.compare [RESULTS]`. Needs neither torch nor a GPU.
 
-One straight line: `runs.frame` (a row per run) -> `summary` (a row per method and cell) -> `significance` (how sure)
+One straight line: `runs.frame` (a row per run) -> `summary` (a row per method and group) -> `significance` (how sure)
 -> `tables` -> `writers`, or a report. Runs whose protocol differs (backbone, data options, precision, or other support
 images with the same seed) never share a table. `--format json` prints what `summarise` returns, see `summary.Summary`.
 """
@@ -140,7 +140,7 @@ def _shown(runs: DataFrame, options: argparse.Namespace) -> str:
     ]
     if options.format == "table":
         said = "averages only, since there are many categories: --by category shows all"
-        hint = [tables.Cell(said, faint=True)] if many and not options.by else []
+        hint = [tables.Entry(said, faint=True)] if many and not options.by else []
         writers.terminal(shown, [*tables.legend(runs, baseline, metrics), *hint])
         return ""
     return (writers.markdown if options.format == "md" else writers.latex)(shown)

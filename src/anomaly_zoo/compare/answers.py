@@ -11,7 +11,7 @@ import pandas as pd
 from anomaly_zoo.compare import verdicts
 from anomaly_zoo.compare.paper_claims import Claim
 from anomaly_zoo.compare.runs import only_protocol
-from anomaly_zoo.compare.tables import MISSING, Cell, Table, interval_text
+from anomaly_zoo.compare.tables import MISSING, Entry, Table, interval_text
 from anomaly_zoo.compare.verdicts import Bound, Difference
 
 NOT_MEASURED = "not measured"
@@ -100,7 +100,7 @@ def tables(answers: Sequence[Answer], shots: int) -> Iterator[Table]:
         yield Table(f"claims of {here[0].claim.source.partition(',')[0]} · {shots} shots", columns, lines, "", below)
 
 
-def _lines(answer: Answer) -> Iterator[list[Cell]]:
+def _lines(answer: Answer) -> Iterator[list[Entry]]:
     claim = answer.claim
     border = f"within {claim.margin:g}" if claim.equal else f"> {claim.border:g}"
     for pair in answer.shown():
@@ -110,8 +110,8 @@ def _lines(answer: Answer) -> Iterator[list[Cell]]:
             interval = interval_text(*pair.interval) if pair.interval else MISSING
             texts = [f"{found.categories} x {found.seeds:.3g}", f"{found.mean:+.3f}", interval]
         ends = [MISSING if answer.found_from is None else f"{answer.found_from:.3f}", answer.verdict]
-        cells = [answer.name, rows, claim.metric, *texts, border, *ends]
-        yield [Cell(text, 1 if text == "holds" else None) for text in cells]
+        texts = [answer.name, rows, claim.metric, *texts, border, *ends]
+        yield [Entry(text, 1 if text == "holds" else None) for text in texts]
 
 
 def what_would_tell(answer: Answer) -> str:

@@ -44,8 +44,8 @@ def commands(
             for some in dict.fromkeys(filter(None, lacking.values())):
                 grids[k, some, tuple(c for c in categories if lacking[c] == some)].append(wanted[name])
         for (k, some, where), several in grids.items():
-            cells = ["--shots", str(k), "--category", *where, "--seeds", *map(str, some)]
-            yield ["--method", *several, *cells, *_protocol(runs[0]), *end]
+            runs_of = ["--shots", str(k), "--category", *where, "--seeds", *map(str, some)]
+            yield ["--method", *several, *runs_of, *_protocol(runs[0]), *end]
 
 
 def _protocol(run: Result) -> list[str]:

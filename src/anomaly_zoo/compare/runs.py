@@ -9,10 +9,10 @@ import pandas as pd
 from anomaly_zoo.measures import BASELINE
 from anomaly_zoo.results import Result, conflicting_keys
 
-# What says which cell of a comparison a row belongs to. An average over categories and a single defect are cells too.
-CELL = ["protocol", "dataset", "shots", "category", "defect", "num_categories", "method"]
+# What says which group of a comparison a row belongs to. An average over categories and a single defect are groups too.
+KEYS = ["protocol", "dataset", "shots", "category", "defect", "num_categories", "method"]
 COUNTS = ["n", "failed", "trained", "kept_step_0"]
-COLUMNS = [*CELL, "seed", *COUNTS, "undefined", "result"]
+COLUMNS = [*KEYS, "seed", *COUNTS, "undefined", "result"]
 # They say which run it is, where its files lie or how fast they are read; none of them can change what a score means.
 _NOT_PROTOCOL = {"root", "dataset", "category", "shots", "seed", "num_workers", "test_batch_size"}
 _NOT_SET = "not set"
@@ -52,12 +52,12 @@ def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
         own = protocols.setdefault(own.text, own)  # equal ones are one, which makes comparing fast
         trained = result.training.get("steps", 0) > 0
         counts = (ok, not ok, trained, trained and result.training.get("kept_step") == 0)
-        cell = (own, result.dataset, result.shots, result.category, "", 1, result.method)
-        run = (*cell, result.seed, *map(int, counts), result.undefined, result)
+        key = (own, result.dataset, result.shots, result.category, "", 1, result.method)
+        run = (*key, result.seed, *map(int, counts), result.undefined, result)
         values = {**result.metrics, **result.timing, **result.resources} if ok else {}
         rows.append({**dict(zip(COLUMNS, run, strict=True)), **values})
     runs: pd.DataFrame = pd.DataFrame(rows, columns=None if rows else COLUMNS)
-    for result in runs.loc[runs.duplicated([*CELL[1:], "seed"]), "result"]:
+    for result in runs.loc[runs.duplicated([*KEYS[1:], "seed"]), "result"]:
         name = f"{result.dataset} {result.category} {result.method} shots={result.shots} seed={result.seed}"
         raise ValueError(f"two results are of one run: {name}; delete or move one of them")
     return runs

@@ -37,7 +37,7 @@ class Spread(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """Methods ranked over cells: 1 is the best, ties share their mean rank."""
+    """Methods ranked over categories: 1 is the best, ties share their mean rank."""
 
     mean_ranks: Float[np.ndarray, " methods"]
     friedman_p: float | None  # of all methods being alike; None for two methods (use `wilcoxon`)
@@ -156,20 +156,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return list(adjusted.tolist())
 
 
-def rank(scores: Float[np.ndarray, "cells methods"]) -> Ranking:
-    """Friedman's test and Nemenyi's critical difference for two or more cells and methods; higher is better."""
-    num_cells, num_methods = scores.shape
+def rank(scores: Float[np.ndarray, "categories methods"]) -> Ranking:
+    """Friedman's test and Nemenyi's critical difference for two or more categories and methods; higher is better."""
+    num_categories, num_methods = scores.shape
     ranks = stats.rankdata(-scores.round(_DECIMALS), axis=1)
     friedman_p = None
     if num_methods > 2:
         all_tie = bool((ranks == ranks[:, :1]).all())  # scipy would divide by zero
         friedman_p = 1.0 if all_tie else float(stats.friedmanchisquare(*ranks.T).pvalue)
     quantile = float(stats.studentized_range.ppf(0.95, num_methods, np.inf))
-    error = (num_methods * (num_methods + 1) / (12 * num_cells)) ** 0.5
+    error = (num_methods * (num_methods + 1) / (12 * num_categories)) ** 0.5
     return Ranking(ranks.mean(axis=0), friedman_p, quantile * error)
 
 
-def wilcoxon(differences: Float[np.ndarray, " cells"]) -> float:
+def wilcoxon(differences: Float[np.ndarray, " categories"]) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test; zeros are left out, and it is 1 if all are 0.
 
     It is exact for up to 50 differences, with ties up to 13; above, it is scipy's normal approximation.

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from anomaly_zoo.compare.significance import Compared
-from anomaly_zoo.compare.tables import Cell, Table
+from anomaly_zoo.compare.tables import Entry, Table
 
 _STYLES = {None: "", 1: "bold", 2: "underline"}
 _LATEX = str.maketrans(
@@ -35,7 +35,7 @@ _CSV = [
 ]
 
 
-def terminal(tables: Iterable[Table], legend: Iterable[Cell]) -> None:
+def terminal(tables: Iterable[Table], legend: Iterable[Entry]) -> None:
     """Prints every table, as wide as the terminal is, and the lines of the legend below."""
     console = Console(highlight=False)
     for table in tables:
@@ -47,10 +47,10 @@ def terminal(tables: Iterable[Table], legend: Iterable[Cell]) -> None:
             left = name in (table.columns[0], "source")
             drawn.add_column(Text(heading), justify="left" if left else "right", overflow="fold")
         for row in table.rows:
-            drawn.add_row(*(Text(cell.text, "dim" if cell.faint else _STYLES[cell.place]) for cell in row))
+            drawn.add_row(*(Text(entry.text, "dim" if entry.faint else _STYLES[entry.place]) for entry in row))
         console.print(drawn, *(Text(line, "dim") for line in table.below), "", sep="\n")
-    for cell in legend:
-        console.print(Text(cell.text, "dim" if cell.faint else "bold red" if cell.place else ""))
+    for entry in legend:
+        console.print(Text(entry.text, "dim" if entry.faint else "bold red" if entry.place else ""))
 
 
 def _headings(names: Sequence[str]) -> list[str]:
@@ -101,7 +101,7 @@ def as_json(rows: Sequence[Any], metrics: Sequence[str] = ()) -> str:
 
 
 def as_csv(rows: Sequence[Compared], metrics: Sequence[str] = ()) -> str:
-    """One line per method, cell and metric, at full precision; the columns of the test are filled for image_auroc."""
+    """One line per method, group and metric, at full precision; the columns of the test are filled for image_auroc."""
     names = metrics or sorted({name for row in rows for name in (*row["metrics"], *row["undefined"])})
     shown = []
     for row, name in product(rows, names):
@@ -118,7 +118,7 @@ def plain_csv(rows: Sequence[dict[str, Any]], columns: list[str] | None = None) 
 
 
 def _marked(table: Table, marks: dict[int | None, str], escape: Callable[[str], str]) -> list[list[str]]:
-    return [[marks[cell.place].format(escape(cell.text.strip())) for cell in row] for row in table.rows]
+    return [[marks[entry.place].format(escape(entry.text.strip())) for entry in row] for row in table.rows]
 
 
 def _escape(text: str) -> str:

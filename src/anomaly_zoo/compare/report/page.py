@@ -63,9 +63,9 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
     rows, ranks = add_tests(summarise(done, baseline), done, baseline), rankings(done, baseline)
     pretty = partial(json.dumps, indent=2, sort_keys=True)
     claims = [answer for answer in answers.judge(at_shots, read()) if answer.verdict != answers.NOT_MEASURED]
-    cells = defaultdict(list)
+    beside = defaultdict(list)
     for row in rows:
-        cells[row["dataset"], row["category"], row["shots"]].append(row)
+        beside[row["dataset"], row["category"], row["shots"]].append(row)
     return {
         "methods": [(method, look.colour) for method, look in looks.items()],
         "shots": shots,
@@ -73,7 +73,7 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
         "rows": rows,
         "kept_step_0": tables.kept_step_0(row for row in rows if row["category"] != AVERAGE),
         "metrics": [name for name in SHOWN if any(name in row["metrics"] for row in rows)],
-        "place": lambda row, name: tables.place(row, cells[row["dataset"], row["category"], row["shots"]], name),
+        "place": lambda row, name: tables.place(row, beside[row["dataset"], row["category"], row["shots"]], name),
         "figures": _figures(done, at_shots, ranks, looks),
         "ranks": ranks,
         "categories": categories(at_shots, store, looks),
@@ -125,8 +125,8 @@ def _figures(
         found.append(Figure(figures.against_cost(points, name, looks), caption))
     for table in (table for table in ranks if table["shots"] == shots):
         caption = (
-            f"Mean ranks of {table['metric']} at {shots} shots over {table['num_cells']} categories: methods whose "
-            "bars overlap do not differ at the 5 % level (Nemenyi)."
+            f"Mean ranks of {table['metric']} at {shots} shots over {table['num_categories']} categories: "
+            "methods whose bars overlap do not differ at the 5 % level (Nemenyi)."
         )
         found.append(Figure(figures.mean_ranks(table, looks), caption))
     return found
