@@ -190,9 +190,11 @@ def test_each_format(capsys: pytest.CaptureFixture[str]) -> None:
         return capsys.readouterr().out
 
     text = said()
-    assert re.search(r"pf-1 +pf_paper - pf_paper:frozen +image_auroc +5 x 3 +\+0.090 .* > 0.005 ", text)
+    assert re.search(r"pf-1 +pf_paper - pf_paper:frozen +5 x 3 +\+0.090 .*  > 0.005 ", text)
     assert "pf-2: Pruning helps the student, and so do its pre-trained weights. Not measured: no run of" in text
-    assert said("--format", "md").startswith("### claims of Zhang et al. (INDIN 2023) · 8 shots\n\n| claim | rows |")
+    assert said("--format", "md").startswith(
+        "### claims of Zhang et al. (INDIN 2023) · 8 shots · image AUROC where none is named\n\n| claim | rows |"
+    )
     assert r"\toprule" in said("--format", "latex")
     first, *rest = csv.DictReader(io.StringIO(said("--format", "csv")))
     assert float(first["mean"]) == pytest.approx(0.09)

@@ -92,17 +92,19 @@ def _measure(done: pd.DataFrame, name: str, claim: Claim) -> Answer:
 
 def tables(answers: Sequence[Answer], shots: int) -> Iterator[Table]:
     """A table per paper; below it what each claim says, and what would tell."""
-    columns = ["claim", "rows", "metric", "n", "difference", "95 % interval", "border", "found from", "verdict"]
+    columns = ["claim", "rows", "n", "difference", "95 % interval", "asked", "found from", "verdict"]
     for _, group in groupby(answers, key=lambda answer: answer.paper):
         here = list(group)
         lines = [line for answer in here for line in _lines(answer)]
         below = [f"{answer.name}: {answer.claim.claim} {what_would_tell(answer)}".strip() for answer in here]
-        yield Table(f"claims of {here[0].claim.source.partition(',')[0]} · {shots} shots", columns, lines, "", below)
+        title = f"claims of {here[0].claim.source.partition(',')[0]} · {shots} shots · image AUROC where none is named"
+        yield Table(title, columns, lines, "", below)
 
 
 def _lines(answer: Answer) -> Iterator[list[Entry]]:
     claim = answer.claim
-    border = f"within {claim.margin:g}" if claim.equal else f"> {claim.border:g}"
+    asked = f"within {claim.margin:g}" if claim.equal else f"> {claim.border:g}"
+    asked = asked if claim.metric == "image_auroc" else f"{claim.metric} {asked}"
     for pair in answer.shown():
         rows = f"{pair.row} - {pair.other}" + (f" (of {len(claim.pairs)} pairs)" if len(claim.equal) > 2 else "")
         found, texts = pair.difference, [MISSING] * 3
@@ -110,7 +112,7 @@ def _lines(answer: Answer) -> Iterator[list[Entry]]:
             interval = interval_text(*pair.interval) if pair.interval else MISSING
             texts = [f"{found.categories} x {found.seeds:.3g}", f"{found.mean:+.3f}", interval]
         ends = [MISSING if answer.found_from is None else f"{answer.found_from:.3f}", answer.verdict]
-        texts = [answer.name, rows, claim.metric, *texts, border, *ends]
+        texts = [answer.name, rows, *texts, asked, *ends]
         yield [Entry(text, 1 if text == "holds" else None) for text in texts]
 
 

@@ -25,14 +25,19 @@ class Protocol(dict[str, Any]):
 
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(json.loads(json.dumps(content, sort_keys=True)))
-        data = {name: value for name, value in self["data"].items() if name != "cache_mib"}  # of earlier versions
-        self.text = json.dumps({**self, "data": data})
+        self.text = _text(self)
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(self.text)
 
     def __lt__(self, other: "Protocol") -> bool:
         return self.text < other.text
+
+
+def _text(protocol: dict[str, Any]) -> str:
+    """Equal where results may share a table; `cache_mib` is an option of earlier versions, which changed no score."""
+    data = {name: value for name, value in protocol["data"].items() if name != "cache_mib"}
+    return json.dumps({**protocol, "data": data}, sort_keys=True)
 
 
 def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
@@ -48,8 +53,8 @@ def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
         ok, sha256 = result.status == "ok", result.support["sha256"]
         draw = (result.dataset, result.category, result.shots, result.seed)
         shared = not ok or supports.setdefault(draw, sha256) == sha256
-        own = Protocol({**protocol(result), "support": "shared" if shared else sha256[:12]})
-        own = protocols.setdefault(own.text, own)  # equal ones are one, which makes comparing fast
+        content = {**protocol(result), "support": "shared" if shared else sha256[:12]}
+        own = protocols.get(text := _text(content)) or protocols.setdefault(text, Protocol(content))  # equal: the same
         trained = result.training.get("steps", 0) > 0
         counts = (ok, not ok, trained, trained and result.training.get("kept_step") == 0)
         key = (own, result.dataset, result.shots, result.category, "", 1, result.method)
