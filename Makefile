@@ -24,7 +24,7 @@ PARALLEL = -n auto --maxprocesses 8 --dist loadfile
 ABLATE_SHOTS ?= 1 2 4 8 16
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint type test test-slow check bench ablate compare report docs bench-peers sync bench-engines drill lock clean
+.PHONY: help setup format lint type test test-slow check bench ablate compare claims report docs bench-peers sync bench-engines drill lock clean
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,11 @@ ablate: $(STAMP) ## what every part of a method gives: make ablate METHOD=coft [
 
 compare: $(STAMP) ## the table of all results
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS)
+
+claims: $(STAMP) ## which claims of the papers hold: make claims [ROOT= SHOTS=8 SEEDS= CLAIM=pf-1 NO_RUN=1 DRY_RUN=1 ENGINE=]
+	@$(BIN)/python -m anomaly_zoo.claims $(RESULTS) $(if $(CLAIM),--claim $(CLAIM)) $(if $(ROOT),--root $(ROOT)) \
+		--shots $(SHOTS) $(if $(filter-out file,$(origin SEEDS)),--seeds $(SEEDS)) --engine $(ENGINE) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(NO_RUN),--no-run) $(if $(DRY_RUN),--dry-run)
 
 report: $(STAMP) ## one HTML file with figures and pictures of all results: make report [REPORT=report.html]
 	@$(BIN)/python -m anomaly_zoo.compare $(RESULTS) --report $(or $(REPORT),report.html)

@@ -15,8 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from anomaly_zoo.files import write_whole
 from anomaly_zoo.results import Result, load_all, save
 
@@ -53,8 +51,7 @@ def pack(stores: list[Path], file: Path) -> int:
 
 def unpack(file: Path, store: Path) -> int:
     """Saves all runs of a file in a store, where nothing is replaced; returns how many are new."""
-    results = [msgspec.json.decode(line, type=Result) for line in lzma.decompress(file.read_bytes()).splitlines()]
-    new = [result for result in results if not result.path_in(store).exists()]
+    new = [result for result in load_all(file) if not result.path_in(store).exists()]
     for result in new:
         save(result, store)
     return len(new)

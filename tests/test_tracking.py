@@ -6,16 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from lightning.pytorch.loggers import WandbLogger
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from anomaly_zoo import tracking
 from anomaly_zoo.config import resolve
 from anomaly_zoo.results import Result, load
 from anomaly_zoo.run import run
-from anomaly_zoo.tracking import curves
 
 SMALL = ["--shots", "2", "--seeds", "0", "--image-size", "64"]
 TRACKED = """
@@ -227,19 +224,3 @@ def test_a_failure_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert len(calls) == 1
     said = "W&B: OSError: [Errno 28] No space left on device; the run goes on without tracking.\n"
     assert capsys.readouterr().err == said
-
-
-# Curves
-
-
-@pytest.mark.parametrize("levels", [3, 1000])
-def test_curves_are_those_of_scikit_learn(levels: int) -> None:
-    rng = np.random.default_rng(levels)
-    label = rng.random(200) < 0.3
-    score = np.round(rng.random(200) * levels) + label
-    roc, precision_recall = curves(label, score)
-    false, true, _ = roc_curve(label, score, drop_intermediate=False)
-    np.testing.assert_allclose(roc, np.stack([false, true], axis=1))
-    precision, recall, _ = precision_recall_curve(label, score)
-    expected = np.stack([recall, precision], axis=1)[::-1][1:]  # it adds a first point that no threshold has
-    np.testing.assert_allclose(precision_recall, expected)

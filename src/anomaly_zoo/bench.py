@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -26,7 +28,6 @@ from anomaly_zoo.grid.progress import Estimate, duration, run_and_show
 from anomaly_zoo.grid.schedule import Schedule, unfinished
 from anomaly_zoo.measures import BASELINE
 from anomaly_zoo.results import Result, load, load_all
-from anomaly_zoo.yaml_files import name_in_results
 
 _RESUME = "The same command goes on where this one ended: finished runs are kept.\n"
 
@@ -36,17 +37,27 @@ class _Terminated(SystemExit):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the grid.
+    """Runs the grid; returns 0, 1 if a run failed or the disk is full, 2 if it cannot, 130 or 143 if it was ended."""
+    return _to_the_end([parse(arguments)])
 
-    Returns:
-        0; 1 if a run failed or the disk is full, 2 if the request itself cannot be met, 130 after Ctrl-C, 143 after
-        SIGTERM.
+
+def fill(commands: Sequence[list[str]]) -> int:
+    """Runs the grids of several commands as one, on the engine of the first; returns what `main` does.
+
+    It prints no tables, and all that it says of runs goes to stderr: stdout is the caller's.
     """
-    options = parse(arguments)
+    grids = [parse(command) for command in commands]
+    if not grids:
+        return 0
+    with redirect_stdout(sys.stdout if grids[0].dry_run else sys.stderr):
+        return _to_the_end(grids, tables=False)
+
+
+def _to_the_end(grids: Sequence[argparse.Namespace], tables: bool = True) -> int:
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     try:
-        return _bench(options, Console(highlight=False, soft_wrap=True))
+        return _bench(grids, Console(highlight=False, soft_wrap=True), tables)
     except _Terminated:
         sys.stderr.write(f"Terminated. {_RESUME}")
         return 128 + signal.SIGTERM
@@ -69,11 +80,12 @@ def _terminate(*_: object) -> NoReturn:
     raise _Terminated
 
 
-def _bench(options: argparse.Namespace, console: Console) -> int:
-    roots = _choose_datasets(options.dataset, options.root, console)
+def _bench(grids: Sequence[argparse.Namespace], console: Console, tables: bool) -> int:
+    options = grids[0]
+    roots = [_choose_datasets(grid.dataset, grid.root, console) for grid in grids]
     if options.engine == "local" and not (options.list_cells or options.dry_run or options.results.exists()):
         start_importing()  # nothing is finished: workers will be needed
-    cells = _cells(options, roots)
+    cells = [cell for each, where in zip(grids, roots, strict=True) for cell in _cells(each, where)]
     if options.list_cells:
         for number, cell in enumerate(cells):
             console.print(f"{number} {_place(cell)}", markup=False)
@@ -84,6 +96,9 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
         cells = [cells[options.cell]]
     todo, results = unfinished(cells, options.force)
     past = [result for store in {cell.store for cell in cells if todo} for result in load_all(store)]
+    if todo and not tables:
+        missing = Counter(cell.method for cell in todo)
+        console.print("Missing:", ", ".join(f"{method} ({count})" for method, count in missing.items()), markup=False)
     if options.dry_run:
         return _dry_run(cells, todo, past, options, console)
     if todo:
@@ -94,23 +109,19 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
     if len(todo) < len(cells):
         console.print(f"{len(cells) - len(todo)} of {len(cells)} runs are finished already (--force runs them again).")
     if todo:
-        schedule = Schedule(todo, _engine(len(cells), past, options), options.retries)
+        schedule = Schedule(todo, _engine(cells, past, options), options.retries)
         results |= run_and_show(schedule, console, Estimate(past))
-    for store in dict.fromkeys(cell.store for cell in cells):
+    for store in dict.fromkeys(cell.store for cell in cells if tables):
         here = [cell for cell in cells if cell.store == store]
         print_table([results[cell.path] for cell in here] + _baseline(here))
     return _report_failed([cell for cell in cells if results[cell.path].status == "failed"], results, console)
 
 
 def _choose_datasets(names: Sequence[str] | None, roots: Sequence[Path] | None, console: Console) -> dict[str, Path]:
-    """The folder of every dataset, by name.
-
-    Raises:
-        ValueError: as many names as roots are needed, and different ones.
-    """
+    """The folder of every dataset, by name."""
     if names and roots and len(names) != len(roots):
         raise ValueError(f"--dataset has {len(names)} names, --root {len(roots)} folders: give one for each.")
-    both = zip_longest(names or [], roots or []) if names or roots else [(None, None)]
+    both = list(zip_longest(names or [], roots or [])) or [(None, None)]
     chosen = [_choose_dataset(name, root, console) for name, root in both]
     if len(dict(chosen)) < len(chosen):
         raise ValueError(f"two datasets are named {chosen[0][0]!r}: tell them apart with --dataset.")
@@ -159,32 +170,32 @@ def _dry_run(
     for cell in todo:
         again = " (again)" if cell.path.exists() else ""
         console.print(f"{_place(cell)}{again}: {duration(estimate.of(cell))}", markup=False)
-    at_once = min(len(todo), _shares(len(cells), past, options)[0]) if todo and options.engine == "local" else 1
+    at_once = min(len(todo), _shares(cells, past, options)[0]) if todo and options.engine == "local" else 1
     total = estimate.total(todo, at_once) if todo else 0.0
     done = f"{len(cells) - len(todo)} of {len(cells)} runs are finished"
     console.print(f"{done}; the other {len(todo)} should take {duration(total)}, {at_once} at a time.")
     return 0
 
 
-def _engine(grid_size: int, past: Sequence[Result], options: argparse.Namespace) -> Engine:
+def _engine(cells: Sequence[Cell], past: Sequence[Result], options: argparse.Namespace) -> Engine:
     if options.engine == "serial":
         return Serial()
     if options.engine == "ray":
         from anomaly_zoo.grid.ray_cluster import RayCluster
 
         return RayCluster(options.address, options.threads or 1, options.gpus or 0.0)
-    return LocalPool(*_shares(grid_size, past, options), gpus=gpus())
+    return LocalPool(*_shares(cells, past, options), gpus=gpus())
 
 
-def _shares(grid_size: int, past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
+def _shares(cells: Sequence[Cell], past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
     """Runs at once and threads of each, for the local pool.
 
     It is the whole grid that counts, finished or not: the last bits of a score depend on the number of threads, and a
     resumed grid has the scores of one that was never stopped.
     """
-    names = {name_in_results(method) for method in options.method}
+    names = {cell.method for cell in cells}
     mib = max((float(run.resources.get("peak_rss_mib", 0)) for run in past if run.method in names), default=0)
-    return share(grid_size, mib or DEFAULT_RUN_MIB, options.workers, options.threads, gpus(), options.gpus or 1.0)
+    return share(len(cells), mib or DEFAULT_RUN_MIB, options.workers, options.threads, gpus(), options.gpus or 1.0)
 
 
 def _report_failed(failed: Sequence[Cell], results: dict[Path, Result], console: Console) -> int:

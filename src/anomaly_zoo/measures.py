@@ -8,6 +8,7 @@ COSTS = ("adapt_s", "test_s", "ms_per_image", "peak_rss_mib", "trainable_params"
 MAIN_SCORES = ("image_auroc", "aupro")
 SHOWN = (*MAIN_SCORES, "adapt_s", "ms_per_image", "peak_rss_mib", "trainable_params")  # the columns of a table
 LABELS = {"adapt_s": "seconds to adapt", "ms_per_image": "ms per image"}  # of the costs that figures show
+SMALLEST = {"image_auroc": 0.005, "aupro": 0.01}  # the smallest differences worth having
 BASELINE = "frozen"  # the method that gains refer to
 
 

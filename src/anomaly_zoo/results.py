@@ -7,6 +7,7 @@ logs) lies beside it in the folder `seed=0/`, which readers never open.
 
 import gc
 import json
+import lzma
 import math
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
@@ -152,14 +153,16 @@ def load(path: Path) -> Result:
 def load_all(store: Path) -> list[Result]:
     """Every result in `store`, ordered by dataset, category, method, shots and seed; none if there is no such folder.
 
+    A store may also be a file such as `benchmarks/results/shots8.jsonl.xz`, with one result a line.
+
     Raises:
         ValueError: if a file is damaged (see `load`) or lies where another run's result belongs, so that it would count
             twice or for the wrong run.
     """
-    results = []
     collecting = gc.isenabled()
     gc.disable()  # it would search millions of new objects again and again, and free none
     try:
+        results = _kept(store) if store.is_file() else []
         for path in store.glob(_PATTERN):
             result = load(path)
             place = result.path_in(store)
@@ -170,6 +173,13 @@ def load_all(store: Path) -> list[Result]:
         if collecting:
             gc.enable()
     return sorted(results, key=attrgetter("dataset", "category", "method", "shots", "seed"))
+
+
+def _kept(file: Path) -> list[Result]:
+    try:
+        return [_DECODER.decode(line) for line in lzma.decompress(file.read_bytes()).splitlines()]
+    except (lzma.LZMAError, msgspec.MsgspecError) as error:
+        raise ValueError(f"{file} is neither a results store nor a file of kept results ({error})") from error
 
 
 def conflicting_keys(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

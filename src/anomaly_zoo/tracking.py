@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 from lightning.pytorch.loggers import WandbLogger
 
+from anomaly_zoo.compare.statistics import curves
 from anomaly_zoo.measures import COSTS, SCORES
 from anomaly_zoo.results import ImageScore, Result
 
@@ -25,8 +25,6 @@ PROJECT = "anomaly_zoo"
 _RUN = ("dataset", "category", "method", "shots", "seed")
 _CONFIG = (*_RUN, "backbone", "config", "versions", "git")
 _FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
-
-Curve = list[tuple[float, float]]
 
 
 class Tracker(WandbLogger):
@@ -87,28 +85,6 @@ def finish(logger: Any, exit_code: int) -> None:
     """Ends the W&B run, if there is one."""
     if isinstance(logger, Tracker):
         logger.attempt(lambda: logger.experiment.finish(exit_code=exit_code))
-
-
-def curves(label: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> tuple[Curve, Curve]:
-    """The exact ROC and precision-recall curves, a point for every threshold that changes something.
-
-    Args:
-        label: True for anomalous; some of both kinds.
-        score: higher is more anomalous.
-
-    Returns:
-        (false-positive rate, true-positive rate) from (0, 0) to (1, 1), and (recall, precision) for rising recall.
-
-    >>> curves(np.array([False, True]), np.array([0.2, 0.9]))
-    ([(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)], [(1.0, 1.0), (1.0, 0.5)])
-    """
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # tied scores share a threshold
-    detected = np.cumsum(label[order])[last]
-    alarms = last + 1 - detected
-    recall, false = (detected / label.sum()).tolist(), (alarms / (~label).sum()).tolist()
-    precision = (detected / (last + 1)).tolist()
-    return [(0.0, 0.0), *zip(false, recall, strict=True)], list(zip(recall, precision, strict=True))
 
 
 def _start(folder: Path, known: Result, mode: str) -> Tracker:
@@ -176,8 +152,9 @@ def _curves(result: Result) -> dict[str, Any]:
         return {}
     axes = {"roc": ("false_positive_rate", "true_positive_rate"), "precision_recall": ("recall", "precision")}
     plots = {}
-    for (name, (x, y)), points in zip(axes.items(), curves(label, score), strict=True):
-        table = wandb.Table(columns=[x, y], data=[list(point) for point in points])
+    false, recall, precision = curves(score, label).tolist()
+    for (name, (x, y)), xs, ys in zip(axes.items(), ([0.0, *false], recall), ([0.0, *recall], precision), strict=True):
+        table = wandb.Table(columns=[x, y], data=[list(point) for point in zip(xs, ys, strict=True)])
         plots[f"test/{name}"] = wandb.plot.line(table, x, y, title=f"Image scores: {y} over {x}".replace("_", " "))
     return plots
 

@@ -11,6 +11,7 @@ _PACKAGE = Path(__file__).parent
 CONFIGS = next(path for path in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if path.is_dir())
 BASE = CONFIGS / "base.yaml"
 SWEEPS = CONFIGS / "sweeps"
+CLAIMS = CONFIGS / "claims.yaml"
 
 Overrides = dict[str, Any]
 
@@ -57,7 +58,9 @@ def find_method(method: str | Path) -> tuple[Path, Overrides]:
         return Path(method), {}
     name, colon, variant = str(method).partition(":")
     if name not in method_files():
-        raise ValueError(f"method {name!r} is unknown. Methods: {', '.join(method_files())}; or a .yaml file.")
+        near = difflib.get_close_matches(name, method_files(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"method {name!r} is unknown.{hint} Methods: {', '.join(method_files())}; or a .yaml file.")
     known = variants(name) if colon else {"": {}}
     if variant not in known:
         near = difflib.get_close_matches(variant, known, n=1)

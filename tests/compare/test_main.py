@@ -197,7 +197,7 @@ def test_a_method_that_kept_step_0_is_marked_under_its_table(shown: Any) -> None
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--mehtods", "coft"], "--methods --datasets --shots --protocol --metrics --baseline --by --format"),
+        (["--mehtods", "coft"], "Did you mean --methods?"),
         (["--methods", "cofd"], "'coft', 'frozen', 'pf'"),
         (["--baseline", "cofd"], "'coft', 'frozen', 'pf'"),
         (["--datasets", "visa"], "'mvtec'"),

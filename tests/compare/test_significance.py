@@ -143,7 +143,7 @@ def test_ranks_of_three_methods_by_hand() -> None:
     ]
     results += [run("frozen", 0, 0.1, "lonely"), run("frozen", 2, 0.0, "c0")]  # without the others
     auroc, aupro = rankings_of(results)
-    assert (auroc["metric"], aupro["metric"], auroc["num_cells"]) == ("image_auroc", "aupro", 4)
+    assert (auroc["metric"], aupro["metric"], auroc["num_categories"]) == ("image_auroc", "aupro", 4)
     assert auroc["mean_ranks"] == {"coft": 2.25, "frozen": 2.75, "pf": 1.0}
     assert auroc["friedman_p"] == pytest.approx(stats.friedmanchisquare(*aurocs.values()).pvalue)
     # Of 16 patterns of signs, 5 have one or no minus (coft: four equal steps, one down), 1 has none (pf); each side

@@ -11,7 +11,7 @@ import pytest
 from markdown import markdown as render
 
 from anomaly_zoo.compare import writers
-from anomaly_zoo.compare.tables import Cell, Table, evidence, published, scores
+from anomaly_zoo.compare.tables import Entry, Table, evidence, published, scores
 from tests.compare.test_significance import pair
 from tests.runs import NO_MASKS, THREE_SEEDS, TWO_SEEDS, config, run, summarised, trained
 
@@ -110,6 +110,6 @@ def test_published_numbers_say_so_and_name_a_source_each() -> None:
 
 
 def test_signs_that_mean_something_elsewhere_are_escaped() -> None:
-    block = Table("a|b", ["m"], [[Cell("x_y*z<`", 1)]])
+    block = Table("a|b", ["m"], [[Entry("x_y*z<`", 1)]])
     assert "a\\|b" in writers.markdown([block])
     assert r"\textbf{x\_y*z$<$" in writers.latex([block])

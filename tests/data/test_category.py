@@ -113,7 +113,7 @@ def test_one_mask_for_two_images_is_refused(mvtec: Path, own: Path, check: Check
     with pytest.raises(ValueError, match="would share the mask"):
         own_folder.prepare(own, tmp_path / "out")
     with pytest.raises(ValueError, match="would share the mask"):
-        MVTecDataset(mvtec, "alpha", 32)
+        MVTecDataset(mvtec, "alpha", (32, 32))
 
 
 @pytest.mark.parametrize("second", ["000.png", "000.bmp", "000_mask.jpg", "000_MASK.png"])
@@ -129,7 +129,7 @@ def test_two_masks_for_one_image_are_refused(mvtec: Path, own: Path, check: Chec
     with pytest.raises(ValueError, match="has two masks"):
         own_folder.prepare(own, tmp_path / "out")
     with pytest.raises(ValueError, match="has two masks"):
-        MVTecDataset(mvtec, "alpha", 32)
+        MVTecDataset(mvtec, "alpha", (32, 32))
 
 
 def test_an_image_whose_name_ends_like_that_of_a_mask(own: Path, check: Check) -> None:
@@ -144,13 +144,13 @@ def test_names_that_look_the_same_are_the_same(mvtec: Path, own: Path, check: Ch
         (own / "masks" / "000_mask.png").rename(own / "masks" / f"{mask}.png")
         assert check(own)[0] == 0
         target = own_folder.prepare(own, tmp_path / image / "own")
-        assert MVTecDataset(target, "own", 32).has_masks
+        assert MVTecDataset(target, "own", (32, 32)).has_masks
         (own / "anomalous" / f"{image}.png").rename(own / "anomalous" / "000.png")
         (own / "masks" / f"{mask}.png").rename(own / "masks" / "000_mask.png")
     (alpha / "test" / "large").rename(alpha / "test" / COMPOSED)
     (alpha / "ground_truth" / "large").rename(alpha / "ground_truth" / DECOMPOSED)
     assert check(mvtec)[0] == 0
-    items = MVTecDataset(mvtec, "alpha", 32)
+    items = MVTecDataset(mvtec, "alpha", (32, 32))
     assert all(items[index].mask.any() for index in range(9) if items.labels[index])
     shutil.copy(own / "anomalous" / "000.png", own / "anomalous" / f"{COMPOSED}.png")
     shutil.copy(own / "anomalous" / "001.png", own / "anomalous" / f"{DECOMPOSED}.png")
@@ -200,7 +200,7 @@ def test_system_folders_are_left_out_and_named(mvtec: Path, own: Path, check: Ch
         assert "ignored, hidden or of the system: " in said
         assert system in said
         assert "note: " not in said
-    assert MVTecDataset(mvtec, "alpha", 32).defects == ["large", "small"]
+    assert MVTecDataset(mvtec, "alpha", (32, 32)).defects == ["large", "small"]
 
 
 def test_links_to_files_and_folders_are_followed_and_circles_end(own: Path, mvtec: Path, check: Check) -> None:
@@ -231,7 +231,7 @@ def test_links_to_nowhere_are_no_files_that_are_missing(mvtec: Path, own: Path, 
         assert status == 1
         assert f"problem: {path} is a link to nowhere, which is not there: mend or remove it" in said
     with pytest.raises(ValueError, match="is a link to nowhere"):
-        MVTecDataset(mvtec, "alpha", 32)
+        MVTecDataset(mvtec, "alpha", (32, 32))
     with pytest.raises(ValueError, match="is a link to nowhere"):
         own_folder.prepare(own, tmp_path / "out")
 
@@ -371,7 +371,7 @@ def test_turned_photos_with_masks_on_raw_pixels_are_noted(
     for folder in (own, mvtec):
         assert f"001{suffix}, 002{suffix}: turned as the camera noted (EXIF orientation)" in check(folder)[1]
     with caplog.at_level(logging.WARNING):
-        MVTecDataset(mvtec, "alpha", 32)
+        MVTecDataset(mvtec, "alpha", (32, 32))
     assert any("turned as the camera noted" in message for message in caplog.messages)
 
 

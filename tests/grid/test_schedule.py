@@ -11,7 +11,7 @@ import pytest
 from anomaly_zoo.grid import worker
 from anomaly_zoo.grid.cells import Cell, grid
 from anomaly_zoo.grid.engine import Outcome
-from anomaly_zoo.grid.schedule import Schedule, claim_of, unfinished
+from anomaly_zoo.grid.schedule import Schedule, lock_of, unfinished
 from anomaly_zoo.results import Result, load, load_all, save
 from anomaly_zoo.run import describe
 
@@ -118,17 +118,17 @@ HOLD = """
 import sys
 from pathlib import Path
 from anomaly_zoo.grid.cells import Cell
-from anomaly_zoo.grid.schedule import claim_of
+from anomaly_zoo.grid.schedule import lock_of
 data = {"dataset": "tiny", "category": "alpha", "shots": 1}
 cell = Cell("patchcore", {"data": data, "seed_everything": 0}, Path(sys.argv[1]), "")
-claim = claim_of(cell)
-print(claim is not None, flush=True)
+lock = lock_of(cell)
+print(lock is not None, flush=True)
 sys.stdin.read()
 """
 
 
 def hold(store: Path) -> "subprocess.Popen[str]":
-    """Another process that claims the first cell until it ends."""
+    """Another process that locks the first cell until it ends."""
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -142,13 +142,13 @@ def end(other: "subprocess.Popen[str]") -> None:
     other.communicate()
 
 
-def test_a_claim_keeps_other_processes_out_until_its_holder_is_gone(cells: list[Cell]) -> None:
+def test_a_lock_keeps_other_processes_out_until_its_holder_is_gone(cells: list[Cell]) -> None:
     other = hold(cells[0].store)
-    assert [claim_of(cell) is not None for cell in cells] == [False, True, True, True]
+    assert [lock_of(cell) is not None for cell in cells] == [False, True, True, True]
     end(other)
-    claim = claim_of(cells[0])
-    assert claim is not None
-    claim.release()
+    lock = lock_of(cells[0])
+    assert lock is not None
+    lock.release()
     end(hold(cells[0].store))
 
 

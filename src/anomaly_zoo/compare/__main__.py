@@ -1,23 +1,23 @@
 """Compares methods from the results store: `python -m anomaly_zoo.compare [RESULTS]`. Needs neither torch nor a GPU.
 
-One straight line: `runs.frame` (a row per run) -> `summary` (a row per method and cell) -> `significance` (how sure)
+One straight line: `runs.frame` (a row per run) -> `summary` (a row per method and group) -> `significance` (how sure)
 -> `tables` -> `writers`, or a report. Runs whose protocol differs (backbone, data options, precision, or other support
 images with the same seed) never share a table. `--format json` prints what `summarise` returns, see `summary.Summary`.
 """
 
 import argparse
 import gc
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from anomaly_zoo.files import write_whole
+from anomaly_zoo.grid.options import Parser
 from anomaly_zoo.measures import BASELINE, SHOWN
-from anomaly_zoo.results import Result, conflicting_keys, load_all
+from anomaly_zoo.results import load_all
 from anomaly_zoo.yaml_files import expand, name_in_results
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run_missing(options)
         runs = _chosen(options)
         if options.report:
-            from anomaly_zoo.compare import report
+            from anomaly_zoo.compare.report import page
 
-            report.write(runs, options.report, options.results, options.baseline)
+            page.write(runs, options.report, options.results, options.baseline)
             sys.stderr.write(f"Report: {options.report} ({options.report.stat().st_size / 1e6:.1f} MB)\n")
         if options.output is not None:
             write_whole(options.output, _shown(runs, options).encode())
@@ -55,31 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        options = " ".join(option for option in self._option_string_actions if option.startswith("--"))
-        self.exit(2, f"compare: {message}; options: {options}\n")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser("python -m anomaly_zoo.compare", description="Compares methods from the results store.")
-    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the store (default: results)")
-    only = partial(parser.add_argument, nargs="+", default=[])
+    parser = Parser("python -m anomaly_zoo.compare", description="Compares methods from the results store.")
+    add = parser.add_argument
+    only = partial(add, nargs="+", default=[])
+    add("results", type=Path, nargs="?", default=Path("results"), help="the store (default: results)")
     only("--methods", metavar="M", help="only these, and the baseline; coft:all: its variants (default: all)")
     only("--datasets", metavar="D", help="only these (default: all)")
     only("--shots", metavar="K", type=int, help="only these (default: all)")
     only("--protocol", metavar="KEY=VALUE", help="only runs with this, such as data.image_size=256 (default: all)")
     only("--metrics", metavar="NAME", help=f"columns (default: {' '.join(SHOWN)}; all in csv and json)")
-    parser.add_argument("--baseline", metavar="M", default=BASELINE, help="what gains refer to (default: %(default)s)")
-    parser.add_argument("--by", choices=_BYS, help="what a table is for (default: category; dataset if those are many)")
+    add("--baseline", metavar="M", default=BASELINE, help="what gains refer to (default: %(default)s)")
+    add("--by", choices=_BYS, help="what a table is for (default: category; dataset if those are many)")
     formats = ["table", *_SUFFIXES.values()]
-    parser.add_argument(
-        "--format", choices=formats, help="csv, json: full precision (default: that of --output, or table)"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead (.md .tex .csv .json)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write one HTML file with figures and pictures")
-    parser.add_argument("--run", action="store_true", help="first run what is missing in the grid, through bench")
-    options = parser.parse_args(arguments)
+    add("--format", choices=formats, help="csv, json: full precision (default: that of --output, or table)")
+    add("--output", type=Path, metavar="FILE", help="write there instead (.md .tex .csv .json)")
+    add("--report", type=Path, metavar="FILE", help="write one HTML file with figures and pictures")
+    add("--run", action="store_true", help="first run what is missing in the grid, through bench")
+    options = parser.parse(arguments)
     options.format = options.format or _SUFFIXES.get(options.output.suffix if options.output else "", "table")
     if options.output and options.format == "table":
         parser.error(f"what format is {options.output}? End it in {' '.join(_SUFFIXES)}, or pass --format")
@@ -87,27 +80,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run_missing(options: argparse.Namespace) -> None:
-    """Fills the grid, one `bench` after the other; failed runs are results, and do not end the rest.
-
-    Raises:
-        ValueError: a command could not be met.
-    """
+    """Fills the grid; failed runs are results. Exits if it could not be filled, which the bench has said."""
     from anomaly_zoo import bench  # the one door from compare to whatever runs methods
     from anomaly_zoo.compare.missing_runs import commands
 
-    asked = (options.methods, options.datasets, options.shots, options.baseline)
-    for command in commands(load_all(options.results), options.results, *asked):
-        try:
-            code: Any = bench.main(command)
-        except SystemExit as stop:
-            code = stop.code
-        if code not in (0, 1):
-            raise ValueError(f"`python -m anomaly_zoo.bench {' '.join(command)}` ended with code {code}, see above")
+    results = load_all(options.results)
+    methods = options.methods or list(dict.fromkeys(run.method for run in results))
+    if options.baseline not in map(name_in_results, methods):
+        methods = [*methods, options.baseline]
+    code = bench.fill([*commands(results, options.results, methods, options.datasets, options.shots)])
+    if code not in (0, 1):
+        raise SystemExit(code)
 
 
 def _chosen(options: argparse.Namespace) -> DataFrame:
     """The runs that the options ask for; a ValueError if there are none, or an option names what the store lacks."""
-    from anomaly_zoo.compare.runs import frame
+    from anomaly_zoo.compare.runs import frame, with_protocol
 
     results = load_all(options.results)
     gc.freeze()  # they stay until the end: the garbage collector need not search them again and again
@@ -129,26 +117,7 @@ def _chosen(options: argparse.Namespace) -> DataFrame:
         make = f"`make bench METHOD={method} SHOTS={shots}{where}`"
         raise ValueError(f"no {what} in {options.results}: fill it with {make}, or pass --run to do that first")
     runs = frame(chosen, options.baseline)
-    for condition in options.protocol:
-        runs = frame(_with_protocol(runs, condition, options.results), options.baseline)
-    return runs
-
-
-def _with_protocol(runs: DataFrame, condition: str, store: Path) -> list[Result]:
-    """The runs whose protocol has what `KEY=VALUE` says."""
-    from anomaly_zoo.compare.tables import NOT_SET, look_up
-
-    key, equals, value = condition.partition("=")
-    protocols = {text: json.loads(text) for text in runs["protocol"].unique()}
-    found = {text: str(look_up(shown, key)) for text, shown in protocols.items()}
-    has = ", ".join(sorted(set(found.values())))
-    if not equals or has == NOT_SET:
-        every = protocols.values()
-        keys = sorted({name for shown in every for name in conflicting_keys(shown, {part: {} for part in shown})})
-        raise ValueError(f"--protocol {condition}: write KEY=VALUE, where KEY is one of {', '.join(keys)}")
-    if value not in found.values():
-        raise ValueError(f"no run with {condition!r} in {store}, where {key} is: {has}")
-    return list(runs.loc[runs["protocol"].map(found) == value, "result"])
+    return with_protocol(runs, options.protocol, options.baseline)
 
 
 def _shown(runs: DataFrame, options: argparse.Namespace) -> str:
@@ -171,7 +140,7 @@ def _shown(runs: DataFrame, options: argparse.Namespace) -> str:
     ]
     if options.format == "table":
         said = "averages only, since there are many categories: --by category shows all"
-        hint = [tables.Cell(said, faint=True)] if many and not options.by else []
+        hint = [tables.Entry(said, faint=True)] if many and not options.by else []
         writers.terminal(shown, [*tables.legend(runs, baseline, metrics), *hint])
         return ""
     return (writers.markdown if options.format == "md" else writers.latex)(shown)

@@ -1,10 +1,9 @@
 """How sure the summary is, from the scores of single test images: by how much, how surely, and in what order.
 
 `add_tests` sets every method beside the baseline on the same test images; `levels` says how sure a method's own AUROC
-is; `rankings` ranks all methods over the cells. The mathematics is in `statistics.py`.
+is; `rankings` ranks all methods over the categories. The mathematics is in `statistics.py`.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from anomaly_zoo.compare import statistics
+from anomaly_zoo.compare.runs import Protocol
 from anomaly_zoo.compare.statistics import Spread
 from anomaly_zoo.compare.summary import ALL, AVERAGE, Summary
 from anomaly_zoo.measures import BASELINE, MAIN_SCORES
@@ -56,16 +56,16 @@ class Level(NamedTuple):
 
 
 class RankTable(TypedDict):
-    """All methods ranked over the cells that all of them have, for one metric and number of shots."""
+    """All methods ranked over the categories that all of them have, for one metric and number of shots."""
 
     metric: str
     shots: int
-    num_cells: int
+    num_categories: int
     mean_ranks: dict[str, float]
     friedman_p: float | None
     critical_difference: float
     wilcoxon_p_holm: dict[str, float]  # of every other method against the baseline
-    protocol: dict[str, Any]
+    protocol: Protocol
 
 
 class Scores(NamedTuple):
@@ -91,7 +91,7 @@ def add_tests(summary: Sequence[Summary], runs: pd.DataFrame, baseline: str = BA
     rows: list[Any] = [{**row} for row in summary]
     families = defaultdict(list)
     for row in rows:
-        table = (json.dumps(row["protocol"], sort_keys=True), row["shots"])
+        table = (row["protocol"], row["shots"])
         if test := testers[table](row):
             row["test"] = test
             families[table, row["dataset"], row["category"] == AVERAGE].append(test)
@@ -166,27 +166,27 @@ def levels(runs: pd.DataFrame) -> list[Level]:
 
 
 def rankings(runs: pd.DataFrame, baseline: str = BASELINE) -> list[RankTable]:
-    """Ranks by the main scores over all cells of all datasets, where there are two methods and two cells."""
+    """Ranks by the main scores over all categories of all datasets, where there are two methods and two categories."""
     tables = []
     for (protocol, shots), group in runs[runs["n"] == 1].groupby(["protocol", "shots"]):
         for metric in (name for name in MAIN_SCORES if name in group):
             seeds = group.pivot_table(metric, ["dataset", "category", "seed"], "method").dropna()
-            cells = seeds.groupby(level=["dataset", "category"]).mean()
-            if min(cells.shape) < 2:
+            categories = seeds.groupby(level=["dataset", "category"]).mean()
+            if min(categories.shape) < 2:
                 continue
-            names = [str(name) for name in cells.columns]
-            ranking = statistics.rank(cells.to_numpy())
+            names = [str(name) for name in categories.columns]
+            ranking = statistics.rank(categories.to_numpy())
             others = [name for name in names if name != baseline] if baseline in names else []
-            tested = [statistics.wilcoxon((cells[name] - cells[baseline]).to_numpy()) for name in others]
+            tested = [statistics.wilcoxon((categories[name] - categories[baseline]).to_numpy()) for name in others]
             table = RankTable(
                 metric=metric,
                 shots=int(shots),
-                num_cells=len(cells),
+                num_categories=len(categories),
                 mean_ranks=dict(zip(names, ranking.mean_ranks.tolist(), strict=True)),
                 friedman_p=ranking.friedman_p,
                 critical_difference=ranking.critical_difference,
                 wilcoxon_p_holm=dict(zip(others, statistics.holm(tested), strict=True)),
-                protocol=json.loads(str(protocol)),
+                protocol=protocol,
             )
             tables.append(table)
     return tables

@@ -37,7 +37,7 @@ class Spread(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """Methods ranked over cells: 1 is the best, ties share their mean rank."""
+    """Methods ranked over categories: 1 is the best, ties share their mean rank."""
 
     mean_ranks: Float[np.ndarray, " methods"]
     friedman_p: float | None  # of all methods being alike; None for two methods (use `wilcoxon`)
@@ -156,20 +156,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return list(adjusted.tolist())
 
 
-def rank(scores: Float[np.ndarray, "cells methods"]) -> Ranking:
-    """Friedman's test and Nemenyi's critical difference for two or more cells and methods; higher is better."""
-    num_cells, num_methods = scores.shape
+def rank(scores: Float[np.ndarray, "categories methods"]) -> Ranking:
+    """Friedman's test and Nemenyi's critical difference for two or more categories and methods; higher is better."""
+    num_categories, num_methods = scores.shape
     ranks = stats.rankdata(-scores.round(_DECIMALS), axis=1)
     friedman_p = None
     if num_methods > 2:
         all_tie = bool((ranks == ranks[:, :1]).all())  # scipy would divide by zero
         friedman_p = 1.0 if all_tie else float(stats.friedmanchisquare(*ranks.T).pvalue)
     quantile = float(stats.studentized_range.ppf(0.95, num_methods, np.inf))
-    error = (num_methods * (num_methods + 1) / (12 * num_cells)) ** 0.5
+    error = (num_methods * (num_methods + 1) / (12 * num_categories)) ** 0.5
     return Ranking(ranks.mean(axis=0), friedman_p, quantile * error)
 
 
-def wilcoxon(differences: Float[np.ndarray, " cells"]) -> float:
+def wilcoxon(differences: Float[np.ndarray, " categories"]) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test; zeros are left out, and it is 1 if all are 0.
 
     It is exact for up to 50 differences, with ties up to 13; above, it is scipy's normal approximation.
@@ -180,6 +180,18 @@ def wilcoxon(differences: Float[np.ndarray, " cells"]) -> float:
     differences = differences.round(_DECIMALS)
     differences = differences[differences != 0]
     return float(stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
+
+
+def curves(score: Float[np.ndarray, " n"], label: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "3 _"]:
+    """False-positive rate, recall and precision at every threshold that changes something, the highest first.
+
+    >>> curves(np.array([0.2, 0.9]), np.array([False, True])).tolist()
+    [[0.0, 1.0], [1.0, 1.0], [1.0, 0.5]]
+    """
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # tied scores share a threshold
+    true, false = np.cumsum(label[order])[last], np.cumsum(~label[order])[last]
+    return np.stack([false / false[-1], true / true[-1], true / (true + false)])
 
 
 def _satterthwaite(

@@ -1,12 +1,11 @@
-"""From the table of runs to a row per method and cell: mean, spread, and gain over the baseline."""
+"""From the table of runs to a row per method and group: mean, spread, and gain over the baseline."""
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypedDict
 
 import pandas as pd
 
-from anomaly_zoo.compare.runs import CELL, COLUMNS, COUNTS, measured
+from anomaly_zoo.compare.runs import COLUMNS, COUNTS, KEYS, Protocol, measured
 from anomaly_zoo.measures import BASELINE
 
 By = Literal["category", "dataset", "defect", "shots"]
@@ -24,13 +23,13 @@ class Statistic(TypedDict, total=False):
 
 
 class Summary(TypedDict):
-    """One method in one cell of the comparison, over its seeds; what `--format json` prints."""
+    """One method in one group of the comparison, over its seeds; what `--format json` prints."""
 
-    protocol: dict[str, Any]  # equal for all rows of a table, see `runs.frame`
+    protocol: Protocol  # equal for all rows of a table, see `runs.frame`
     dataset: str  # `all datasets` for an average over them
     shots: int
     category: str  # `average`: the mean, seed by seed, over the categories that all methods beside this one have
-    defect: str  # empty unless the cell is one kind of defect against all normal images
+    defect: str  # empty unless the group is one kind of defect against all normal images
     num_categories: int  # what an average is over, elsewhere 1
     method: str
     n: int  # runs that succeeded
@@ -43,7 +42,7 @@ class Summary(TypedDict):
 
 
 def summarise(runs: pd.DataFrame, baseline: str = BASELINE, by: By = "category") -> list[Summary]:
-    """Mean, spread and gain over `baseline` of every method in every cell.
+    """Mean, spread and gain over `baseline` of every method in every group.
 
     Args:
         runs: the table of `runs.frame`.
@@ -96,7 +95,7 @@ def _averages(runs: pd.DataFrame) -> pd.DataFrame:
     if common.empty:
         return common
     num_categories = common.groupby(_TABLE)["category"].transform("nunique")
-    seeds = common.assign(category=AVERAGE, num_categories=num_categories).groupby([*CELL, "seed"])
+    seeds = common.assign(category=AVERAGE, num_categories=num_categories).groupby([*KEYS, "seed"])
     size, names = seeds.size(), measured(runs)
     means = seeds[names].mean().where(seeds[names].count().eq(size, axis=0))
     undefined: Any = [_merged(several) for several in seeds["undefined"].agg(list)]
@@ -116,23 +115,22 @@ def _gains(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def _summaries(runs: pd.DataFrame, baseline: str) -> Iterator[Summary]:
     metrics, gain = _statistics(runs), _statistics(_gains(runs, baseline))
-    cells = runs.groupby(CELL)
-    protocols = {text: json.loads(text) for text in runs["protocol"].unique()}
-    for row, undefined in zip(cells[COUNTS].sum().reset_index().to_dict("records"), cells["undefined"], strict=True):
-        cell: Any = tuple(row[name] for name in CELL)
-        found: Any = {**row, "metrics": metrics.get(cell, {}), "gain": gain.get(cell, {})}
-        yield found | {"undefined": _merged(undefined[1]), "protocol": protocols[cell[0]]}
+    groups = runs.groupby(KEYS)
+    for row, undefined in zip(groups[COUNTS].sum().reset_index().to_dict("records"), groups["undefined"], strict=True):
+        key: Any = tuple(row[name] for name in KEYS)
+        found: Any = {**row, "metrics": metrics.get(key, {}), "gain": gain.get(key, {})}
+        yield found | {"undefined": _merged(undefined[1])}
 
 
 def _statistics(runs: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, Statistic]]:
-    """For every cell the statistic of each metric that has a value."""
+    """For every group the statistic of each metric that has a value."""
     names = measured(runs)
-    groups = runs.groupby(CELL)[names]
+    groups = runs.groupby(KEYS)[names]
     counted = groups.count()
     tables = [table.to_numpy().tolist() for table in (groups.mean(), groups.std(), counted)]
     found = {}
-    for cell, means, stds, counts in zip(counted.index, *tables, strict=True):
-        found[cell] = {
+    for key, means, stds, counts in zip(counted.index, *tables, strict=True):
+        found[key] = {
             name: Statistic(mean=mean, std=std, n=int(n)) if n > 1 else Statistic(mean=mean, n=int(n))
             for name, mean, std, n in zip(names, means, stds, counts, strict=True)
             if n

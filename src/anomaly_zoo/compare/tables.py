@@ -1,25 +1,24 @@
-"""The comparison as tables: what stands in every cell, before anyone decides how it is drawn (`writers.py`)."""
+"""The comparison as tables: what stands where, before anyone decides how it is drawn (`writers.py`)."""
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
+from anomaly_zoo.compare.runs import protocol_notes
 from anomaly_zoo.compare.significance import Compared, RankTable
 from anomaly_zoo.compare.summary import ALL, AVERAGE, Statistic, Summary
 from anomaly_zoo.measures import BASELINE, SHOWN, is_cost
-from anomaly_zoo.results import conflicting_keys
 
-MISSING, UNDEFINED, NOT_SET = "—", "n/a", "not set"
+MISSING, UNDEFINED = "—", "n/a"
 
 
-class Cell(NamedTuple):
+class Entry(NamedTuple):
     """Text in a table; `place` is 1 for the best of its column and 2 for the second best."""
 
     text: str
@@ -33,7 +32,7 @@ class Table:
 
     title: str
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[Entry]]
     note: str = ""
     below: list[str] = field(default_factory=list)
 
@@ -42,24 +41,20 @@ def scores(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[
     """A table per protocol, dataset, shots, category and defect: a line per method, and its gain over the baseline."""
     known = {name for row in rows for name in (*row["metrics"], *row["undefined"])}
     metrics = [name for name in metrics if name in known]
-    notes = protocol_notes([row for row in rows if row["n"]])
+    notes = protocol_notes(row["protocol"] for row in rows if row["n"])
     for protocol, note in notes.items():
-        same = [row for row in rows if json.dumps(row["protocol"]) == protocol]
+        same = [row for row in rows if row["protocol"] == protocol]
         methods = sorted({row["method"] for row in same}, key=lambda name: (name != baseline, name))
         for _, group in groupby(same, key=itemgetter("dataset", "shots", "category", "defect")):
-            cell = {row["method"]: row for row in group}
-            lines = [line for method in methods for line in _lines(cell, method, metrics)]
-            title, below = _title(next(iter(cell.values()))), kept_step_0(cell.values())
+            by_method = {row["method"]: row for row in group}
+            lines = [line for method in methods for line in _lines(by_method, method, metrics)]
+            title, below = _title(next(iter(by_method.values()))), kept_step_0(by_method.values())
             yield Table(title, ["method", "n", *metrics], lines, note, below)
             note = ""  # once, above the first of its tables
 
 
 def kept_step_0(rows: Iterable[Summary]) -> list[str]:
-    """Says in how many runs a method trained, and yet kept the weights from before; nothing of methods that never did.
-
-    Args:
-        rows: every run may be in one of them only.
-    """
+    """Says in how many runs a method trained, and yet kept the weights from before. A run may be in one row only."""
     kept: dict[str, int] = defaultdict(int)
     trained: dict[str, int] = defaultdict(int)
     for row in rows:
@@ -75,16 +70,16 @@ def evidence(rows: Sequence[Compared], baseline: str = BASELINE) -> Iterator[Tab
     for row in compared:
         test = row["test"]
         line = [
-            Cell(" ".join(filter(None, (row["category"], row["defect"])))),
-            Cell(row["method"]),
-            Cell(f"{test['difference']:+.3f}"),
-            Cell(interval_text(test["low"], test["high"])),
-            Cell(p_text(test["p_delong"])),
-            Cell(p_text(test["p_holm"]), 1 if test["p_holm"] < 0.05 else None),
-            Cell(str(test["images"])),
+            Entry(" ".join(filter(None, (row["category"], row["defect"])))),
+            Entry(row["method"]),
+            Entry(f"{test['difference']:+.3f}"),
+            Entry(interval_text(test["low"], test["high"])),
+            Entry(p_text(test["p_delong"])),
+            Entry(p_text(test["p_holm"]), 1 if test["p_holm"] < 0.05 else None),
+            Entry(str(test["images"])),
         ]
-        groups[json.dumps(row["protocol"]), row["dataset"], row["shots"]].append(line)
-    notes = protocol_notes(compared)
+        groups[row["protocol"], row["dataset"], row["shots"]].append(line)
+    notes = protocol_notes(row["protocol"] for row in compared)
     for (protocol, dataset, shots), lines in groups.items():
         title = f"image AUROC less {baseline}'s · {dataset} · shots={shots}"
         columns = ["category", "method", "difference", "95 % interval", "p", "p (Holm)", "images"]
@@ -92,8 +87,8 @@ def evidence(rows: Sequence[Compared], baseline: str = BASELINE) -> Iterator[Tab
 
 
 def ranks(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[Table]:
-    """A table per protocol, metric and shots: mean ranks over all cells, best first."""
-    notes = protocol_notes(rankings)
+    """A table per protocol, metric and shots: mean ranks over all categories, best first."""
+    notes = protocol_notes(table["protocol"] for table in rankings)
     for table in rankings:
         ordered = sorted(table["mean_ranks"].items(), key=itemgetter(1))
         lines = []
@@ -101,64 +96,42 @@ def ranks(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[T
             p_value = table["wilcoxon_p_holm"].get(name)
             behind = "yes" if mean_rank - ordered[0][1] > table["critical_difference"] else "no"
             wilcoxon = MISSING if p_value is None else p_text(p_value)
-            lines.append([Cell(name), Cell(f"{mean_rank:.2f}"), Cell(behind), Cell(wilcoxon)])
+            lines.append([Entry(name), Entry(f"{mean_rank:.2f}"), Entry(behind), Entry(wilcoxon)])
         friedman = "" if table["friedman_p"] is None else f" · Friedman p = {p_text(table['friedman_p'])}"
         distance = f"critical difference {table['critical_difference']:.2f}"
-        title = f"mean rank of {table['metric']} over {table['num_cells']} categories · shots={table['shots']}"
+        title = f"mean rank of {table['metric']} over {table['num_categories']} categories · shots={table['shots']}"
         columns = ["method", "mean rank", "behind the best", f"p (Wilcoxon, {baseline}, Holm)"]
-        yield Table(f"{title}{friedman} · {distance}", columns, lines, notes[json.dumps(table["protocol"])])
+        yield Table(f"{title}{friedman} · {distance}", columns, lines, notes[table["protocol"]])
 
 
 def published(datasets: Collection[str]) -> Iterator[Table]:
-    """What others published on MVTec AD, if that is among the datasets: image AUROC and AUPRO in percent.
-
-    All figures are means over its 15 categories, quoted second hand from tables that compare methods.
-    """
+    """What others published on MVTec AD, if that is among the datasets: percent, means over its 15 categories."""
     if {"mvtec", "mvtec_ad"} & set(datasets):
         title = (
             "PUBLISHED by others on MVTec AD, quoted second hand, not measured here and not comparable with the rows"
         )
         found = pd.read_csv(Path(__file__).with_name("published.csv"), dtype=str).fillna(MISSING)
-        rows = [[*map(Cell, row[:-1]), Cell(row[-1], None, True)] for row in found.to_numpy().tolist()]
+        rows = [[*map(Entry, row[:-1]), Entry(row[-1], None, True)] for row in found.to_numpy().tolist()]
         yield Table(f"{title} above", list(found.columns), rows)
 
 
-def legend(runs: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> Iterator[Cell]:
+def legend(runs: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> Iterator[Entry]:
     """What the signs in the tables mean, then the runs that failed (these first-rank)."""
     if runs["n"].any():
         said = "mean ± sample std over n seeds, in () where fewer have a value; best bold, second underlined"
-        yield Cell(said, faint=True)
-        yield Cell(f"gain: mean difference to {baseline}, seed by seed; costs: means; {MISSING}: no run", faint=True)
+        yield Entry(said, faint=True)
+        yield Entry(f"gain: mean difference to {baseline}, seed by seed; costs: means; {MISSING}: no run", faint=True)
     reasons = {reason for undefined in runs["undefined"] for reason in undefined.items() if reason[0] in metrics}
-    yield from (Cell(f"{UNDEFINED} {name}: {reason}", faint=True) for name, reason in sorted(reasons))
+    yield from (Entry(f"{UNDEFINED} {name}: {reason}", faint=True) for name, reason in sorted(reasons))
     failed = [
         (run.dataset, run.category, run.method, run.shots, run.seed, run.error.strip().rpartition("\n")[2])
         for run in runs["result"]
         if run.error is not None
     ]
     if failed:
-        yield Cell(f"{len(failed)} of {len(runs)} runs failed:", 1)
+        yield Entry(f"{len(failed)} of {len(runs)} runs failed:", 1)
     for dataset, category, method, shots, seed, last_line in sorted(failed):
-        yield Cell(f"  {dataset}/{category}/{method}/shots={shots}/seed={seed}: {last_line}")
-
-
-def protocol_notes(rows: Iterable[Any]) -> dict[str, str]:
-    """For every protocol of the rows, as JSON, the values of the keys in which they differ; empty if there is one."""
-    protocols: dict[str, dict[str, Any]] = {json.dumps(row["protocol"]): row["protocol"] for row in rows}
-    every = list(protocols.values())
-    differing = sorted({key for other in every for key in conflicting_keys(every[0], other)})
-    notes = dict.fromkeys(protocols, "")
-    for place, text in enumerate(protocols if differing else [], start=1):
-        values = ", ".join(f"{key} = {look_up(protocols[text], key)}" for key in differing)
-        notes[text] = f"Protocol {place} of {len(protocols)}, not comparable: {values}"
-    return notes
-
-
-def look_up(nested: Any, dotted_key: str) -> Any:
-    """The value at `a.b.c`; `not set` where there is none."""
-    for key in dotted_key.split("."):
-        nested = nested.get(key, NOT_SET) if isinstance(nested, dict) else nested
-    return nested
+        yield Entry(f"  {dataset}/{category}/{method}/shots={shots}/seed={seed}: {last_line}")
 
 
 def p_text(p_value: float) -> str:
@@ -200,23 +173,23 @@ def _title(row: Summary) -> str:
     return " · ".join(filter(None, parts if row["dataset"] != ALL else [ALL, f"average{over}", parts[-1]]))
 
 
-def _lines(cell: dict[str, Summary], method: str, metrics: Sequence[str]) -> Iterator[list[Cell]]:
-    if method not in cell:
-        yield [Cell(method), Cell("0"), *(Cell(MISSING) for _ in metrics)]
+def _lines(by_method: dict[str, Summary], method: str, metrics: Sequence[str]) -> Iterator[list[Entry]]:
+    if method not in by_method:
+        yield [Entry(method), Entry("0"), *(Entry(MISSING) for _ in metrics)]
         return
-    row = cell[method]
+    row = by_method[method]
     values = []
     for name in metrics:
         if found := row["metrics"].get(name):
             text = number(found, is_cost(name)) + _count(found, row)
-            values.append(Cell(text, place(row, cell.values(), name)))
+            values.append(Entry(text, place(row, by_method.values(), name)))
         else:
-            values.append(Cell(UNDEFINED if name in row["undefined"] else MISSING))
-    yield [Cell(method), Cell(str(row["n"])), *values]
+            values.append(Entry(UNDEFINED if name in row["undefined"] else MISSING))
+    yield [Entry(method), Entry(str(row["n"])), *values]
     gain = {name: row["gain"][name] for name in metrics if name in row["gain"] and not is_cost(name)}
     if gain:
         texts = {name: f"{found['mean']:+.3f}{_count(found, row)}" for name, found in gain.items()}
-        yield [Cell(text, faint=True) for text in ("  gain", "", *(texts.get(name, "") for name in metrics))]
+        yield [Entry(text, faint=True) for text in ("  gain", "", *(texts.get(name, "") for name in metrics))]
 
 
 def _count(value: Statistic, row: Summary) -> str:

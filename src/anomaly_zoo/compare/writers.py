@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from anomaly_zoo.compare.significance import Compared
-from anomaly_zoo.compare.tables import Cell, Table
+from anomaly_zoo.compare.tables import Entry, Table
 
 _STYLES = {None: "", 1: "bold", 2: "underline"}
 _LATEX = str.maketrans(
@@ -28,23 +28,14 @@ _LATEX = str.maketrans(
         ">": r"$>$",
     }
 )
-_CELL = ["dataset", "category", "defect", "num_categories", "shots", "method"]
-_STATISTIC = ["mean", "std", "n"]
-_TESTS = ["difference", "low", "high", "p_delong", "p_holm", "images"]
-_RUNS = ["runs", "failed", "trained", "kept_step_0"]
 _CSV = [
-    *_CELL,
-    *_RUNS,
-    "metric",
-    *_STATISTIC,
-    *(f"gain_{name}" for name in _STATISTIC),
-    *_TESTS,
-    "undefined",
-    "protocol",
+    *("dataset", "category", "defect", "num_categories", "shots", "method", "runs", "failed", "trained", "kept_step_0"),
+    *("metric", "mean", "std", "n", "gain_mean", "gain_std", "gain_n"),
+    *("difference", "low", "high", "p_delong", "p_holm", "images", "undefined", "protocol"),
 ]
 
 
-def terminal(tables: Iterable[Table], legend: Iterable[Cell]) -> None:
+def terminal(tables: Iterable[Table], legend: Iterable[Entry]) -> None:
     """Prints every table, as wide as the terminal is, and the lines of the legend below."""
     console = Console(highlight=False)
     for table in tables:
@@ -56,10 +47,10 @@ def terminal(tables: Iterable[Table], legend: Iterable[Cell]) -> None:
             left = name in (table.columns[0], "source")
             drawn.add_column(Text(heading), justify="left" if left else "right", overflow="fold")
         for row in table.rows:
-            drawn.add_row(*(Text(cell.text, "dim" if cell.faint else _STYLES[cell.place]) for cell in row))
+            drawn.add_row(*(Text(entry.text, "dim" if entry.faint else _STYLES[entry.place]) for entry in row))
         console.print(drawn, *(Text(line, "dim") for line in table.below), "", sep="\n")
-    for cell in legend:
-        console.print(Text(cell.text, "dim" if cell.faint else "bold red" if cell.place else ""))
+    for entry in legend:
+        console.print(Text(entry.text, "dim" if entry.faint else "bold red" if entry.place else ""))
 
 
 def _headings(names: Sequence[str]) -> list[str]:
@@ -110,19 +101,24 @@ def as_json(rows: Sequence[Any], metrics: Sequence[str] = ()) -> str:
 
 
 def as_csv(rows: Sequence[Compared], metrics: Sequence[str] = ()) -> str:
-    """One line per method, cell and metric, at full precision; the columns of the test are filled for image_auroc."""
+    """One line per method, group and metric, at full precision; the columns of the test are filled for image_auroc."""
     names = metrics or sorted({name for row in rows for name in (*row["metrics"], *row["undefined"])})
     shown = []
     for row, name in product(rows, names):
         line: dict[str, Any] = {**row, "runs": row["n"], "metric": name, "undefined": row["undefined"].get(name, "")}
         line |= row.get("test", {}) if name == "image_auroc" else {}
-        line |= {"n": None, "protocol": json.dumps(row["protocol"], sort_keys=True), **row["metrics"].get(name, {})}
+        line |= {"n": None, "protocol": json.dumps(row["protocol"]), **row["metrics"].get(name, {})}
         shown.append(line | {f"gain_{key}": value for key, value in row["gain"].get(name, {}).items()})
-    return str(pd.DataFrame(shown, columns=_CSV, dtype=object).to_csv(index=False, lineterminator="\n"))
+    return plain_csv(shown, _CSV)
+
+
+def plain_csv(rows: Sequence[dict[str, Any]], columns: list[str] | None = None) -> str:
+    """One line per row, at full precision."""
+    return str(pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _marked(table: Table, marks: dict[int | None, str], escape: Callable[[str], str]) -> list[list[str]]:
-    return [[marks[cell.place].format(escape(cell.text.strip())) for cell in row] for row in table.rows]
+    return [[marks[entry.place].format(escape(entry.text.strip())) for entry in row] for row in table.rows]
 
 
 def _escape(text: str) -> str:

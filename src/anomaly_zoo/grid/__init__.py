@@ -1,1 +1,1 @@
-"""The machinery of the bench: cells, claims, engines, and the loop that hands the first to the last."""
+"""The machinery of the bench: cells, locks, engines, and the loop that hands the first to the last."""

@@ -36,13 +36,13 @@ _CANNOT_CHANGE_A_SCORE = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid; `memory` is the file that may keep its configuration for the next bench."""
+    """One run of the grid; `resolved` is the file that may keep its configuration for the next bench."""
 
     method: str
     config: Config
     store: Path
     identity: str
-    memory: Path | None = field(default=None, compare=False)
+    resolved: Path | None = field(default=None, compare=False)
 
     @property
     def path(self) -> Path:
@@ -96,10 +96,6 @@ def grid(
 
     The method is a name in configs/methods, a variant such as `coft:no_np`, or the path of a YAML file; categories are
     folders, or "all"; options such as `--data.image_size=128` are what all cells share.
-
-    Raises:
-        FileNotFoundError: a root is missing or holds no category.
-        ValueError: the method or an option is wrong.
     """
     name = name_in_results(method)
     cells: list[Cell] = []
@@ -109,12 +105,12 @@ def grid(
         if not chosen:
             continue
         where = [f"--data.root={root}", f"--data.dataset={dataset}", f"--data.category={chosen[0]}"]
-        base, memory = _resolve(method, [*where, *options, "--trainer.enable_progress_bar=false"], store)
+        base, resolved = _resolve(method, [*where, *options, "--trainer.enable_progress_bar=false"], store)
         for category, k, seed in product(chosen, dict.fromkeys(shots), dict.fromkeys(seeds)):
             config = copy.deepcopy(base)
             config["seed_everything"] = seed
             config["data"] |= {"category": category, "shots": k}
-            cells.append(Cell(name, config, store, identity(name, config, images, weights), memory))
+            cells.append(Cell(name, config, store, identity(name, config, images, weights), resolved))
     if not cells:
         wanted, searched = " or ".join(map(repr, categories)), ", ".join(map(str, roots.values()))
         raise FileNotFoundError(f"no category {wanted} in {searched}.")
@@ -147,7 +143,7 @@ def conflicts(result: Result, cell: Cell) -> list[str]:
 
 def remember(cells: Sequence[Cell]) -> None:
     """Keeps resolved configurations in the store: the next bench with the same request need not import torch."""
-    for file, config in {cell.memory: cell.config for cell in cells}.items():
+    for file, config in {cell.resolved: cell.config for cell in cells}.items():
         if file:
             with suppress(OSError):  # it only saves time
                 write_whole(file, json.dumps({"config": config, "sha256": sha256(config)}).encode())
@@ -155,7 +151,7 @@ def remember(cells: Sequence[Cell]) -> None:
 
 def _resolve(method: str, options: list[str], store: Path) -> tuple[Config, Path | None]:
     """A resolved configuration whose category, shots and seed are still to be set, and the file that may keep it."""
-    file = _memory(method, options, store)
+    file = _resolved_file(method, options, store)
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_bytes()) if file else {}
         if kept and kept["sha256"] == sha256(kept["config"]):
@@ -165,7 +161,7 @@ def _resolve(method: str, options: list[str], store: Path) -> tuple[Config, Path
     return resolve(method, options), file
 
 
-def _memory(method: str, options: list[str], store: Path) -> Path | None:
+def _resolved_file(method: str, options: list[str], store: Path) -> Path | None:
     """Named by all that a resolved configuration follows from; None for a method outside this package."""
     file, overrides = find_method(method)
     text = file.read_text()

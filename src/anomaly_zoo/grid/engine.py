@@ -92,13 +92,8 @@ def share(
 ) -> tuple[int, int]:
     """Decides how many runs go at once and how many threads each has: no core idle, none fought over.
 
-    Args:
-        cells: runs of the grid, also finished ones; at least 1.
-        run_mib: memory of one run, in MiB.
-        workers: runs at once, if that is decided already.
-        threads: of each, if that is decided already.
-        gpus: graphics processors.
-        gpu_share: part of one that a run takes, in (0, 1].
+    `cells` counts finished runs, too. `workers` (runs at once) and `threads` (of each) may be decided already. A run
+    takes the part `gpu_share` of a graphics processor, in (0, 1].
     """
     if workers is None:
         at_once = gpus * int(1 / gpu_share) if gpus else cores()

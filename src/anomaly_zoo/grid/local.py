@@ -41,13 +41,7 @@ class _Worker:
 
 
 class LocalPool:
-    """Runs up to `workers` cells at once.
-
-    Args:
-        workers: processes.
-        threads: of each process.
-        gpus: graphics processors that the workers share out; 0 to leave the choice to them.
-    """
+    """Runs up to `workers` cells at once, which share out the `gpus`; without any, that is left to them."""
 
     def __init__(self, workers: int, threads: int, gpus: int = 0) -> None:
         self.slots = workers

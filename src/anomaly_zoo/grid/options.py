@@ -2,23 +2,37 @@
 
 import argparse
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from anomaly_zoo.yaml_files import SWEEPS, expand, find_method, is_file, method_files, variants
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, with the nearest option for one that there is not."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits."""
+        self.exit(2, f"{self.prog.rpartition('.')[2]}: {message}\n")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Like `parse_args`."""
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+            hint = f". Did you mean {near[0]}?" if near else ". --help lists all."
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return options
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line; exits with code 2 where it cannot be read or names no method."""
     what = "Runs the grid method x dataset x category x shots x seed, on a laptop or on a cluster."
-    parser = argparse.ArgumentParser("python -m anomaly_zoo.bench", description=what, epilog=_all_variants())
+    parser = Parser("python -m anomaly_zoo.bench", description=what, epilog=_all_variants())
     _add_what(parser)
-    _add_where(parser)
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, n=1)
-        hint = f". Did you mean {near[0]}?" if near else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    add_where(parser)
+    options = parser.parse(arguments)
     try:
         options.method = _choose(options.method)
     except ValueError as error:
@@ -45,7 +59,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print what would run and how long it should take")
 
 
-def _add_where(parser: argparse.ArgumentParser) -> None:
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """Engines, and what they may use."""
     add = parser.add_argument_group("where to run it").add_argument
     engines = "serial: one after the other; local: all cores of this machine; ray: a cluster (serial)"
     add("--engine", choices=["serial", "local", "ray"], default="serial", help=engines)

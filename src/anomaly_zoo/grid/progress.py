@@ -25,9 +25,6 @@ class Estimate:
     """Seconds per cell: the median over the past runs that are most like it.
 
     Most alike are the same method, dataset, category and shots; then fewer of these in this order.
-
-    Args:
-        results: past runs; failed ones do not count.
     """
 
     def __init__(self, results: Iterable[Result] = ()) -> None:

@@ -24,14 +24,7 @@ _ANSWER_S = 5.0
 class RayCluster:
     """Runs as many cells at once as the cluster has room for; nodes may join and leave meanwhile.
 
-    Args:
-        address: of a running cluster, as `ray start` prints it, or "auto"; None starts one on this machine.
-        threads: cores that a run reserves.
-        gpu_share: part of a graphics processor that a run reserves; 0 for none.
-
-    Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: there is no cluster at `address`.
+    `address` is that of a running cluster, or "auto"; None starts one on this machine. A run reserves `threads` cores.
     """
 
     def __init__(self, address: str | None, threads: int, gpu_share: float = 0.0) -> None:

@@ -28,11 +28,7 @@ class Ended(NamedTuple):
 
 
 def unfinished(cells: Sequence[Cell], force: bool = False) -> tuple[list[Cell], dict[Path, Result]]:
-    """Splits cells into those to run, which with `force` are all of them, and the results of the others.
-
-    Raises:
-        ValueError: the store holds a run of the same name with other settings, or a damaged file.
-    """
+    """Splits cells into those to run, which with `force` are all of them, and the results of the others."""
     todo, finished = [], {}
     for cell in cells:
         result = load(cell.path) if cell.path.exists() and not force else None
@@ -47,35 +43,22 @@ def unfinished(cells: Sequence[Cell], force: bool = False) -> tuple[list[Cell], 
 class Schedule:
     """Runs cells on an engine until each has a result. Going through it yields every cell as it ends.
 
-    Args:
-        cells: what to run; none of them twice.
-        engine: where.
-        retries: how often a cell is started again whose process or machine died.
-
-    Attributes:
-        left: the cells without a result.
-        began: when those that run now were started, by the clock `time.monotonic`.
-        elsewhere: those that other benches run.
+    A cell whose process or machine died is started again, `retries` times.
     """
 
     def __init__(self, cells: Sequence[Cell], engine: Engine, retries: int = 1) -> None:
-        self.left = {cell.path: cell for cell in cells}
-        self.began: dict[Path, float] = {}
-        self.elsewhere: list[Cell] = []
+        self.left = {cell.path: cell for cell in cells}  # those without a result
+        self.began: dict[Path, float] = {}  # those that run now, by the clock `time.monotonic`
+        self.elsewhere: list[Cell] = []  # those that other benches run
         self.engine = engine
         self._retries = retries
         self._queue = deque(cells)
         self._before = {cell.path: _version(cell.path) for cell in cells}
-        self._claims: dict[Path, BaseFileLock] = {}
+        self._locks: dict[Path, BaseFileLock] = {}
         self._deaths: Counter[Path] = Counter()
 
     def __iter__(self) -> Generator[Ended, None, None]:
-        """Runs everything.
-
-        Raises:
-            OSError: results cannot be saved, for example since the disk is full; what was saved before is whole.
-            ValueError: another bench has run a cell with other settings.
-        """
+        """Runs everything; an OSError if results cannot be saved, a ValueError if another bench has other settings."""
         try:
             while self.left:
                 yield from self._start()
@@ -89,19 +72,19 @@ class Schedule:
                     self.elsewhere = []
         finally:
             self.engine.close()
-            for claim in self._claims.values():
-                claim.release()
+            for lock in self._locks.values():
+                lock.release()
 
     def _start(self) -> Iterator[Ended]:
         """Starts cells while there is room for them; yields those that another bench has run meanwhile."""
         slots = self.engine.slots if self._queue else 0
         while self._queue and len(self.began) < slots:
             cell = self._queue.popleft()
-            claim = claim_of(cell)
-            if claim is None:
+            lock = lock_of(cell)
+            if lock is None:
                 self.elsewhere.append(cell)
                 continue
-            self._claims[cell.path] = claim
+            self._locks[cell.path] = lock
             if _version(cell.path) == self._before[cell.path]:
                 self.began[cell.path] = time.monotonic()
                 self.engine.submit(cell)
@@ -123,23 +106,19 @@ class Schedule:
         if result is not None:
             yield self._take(cell, result, seconds)
         else:
-            self._claims.pop(cell.path).release()
+            self._locks.pop(cell.path).release()
             self._queue.append(cell)
 
     def _take(self, cell: Cell, result: Result, seconds: float | None) -> Ended:
-        self._claims.pop(cell.path).release()
+        self._locks.pop(cell.path).release()
         del self.left[cell.path]
         return Ended(cell, result, seconds)
 
 
-def claim_of(cell: Cell) -> BaseFileLock | None:
-    """Takes the lock of a cell; None if another bench has it.
-
-    Raises:
-        OSError: the store cannot be written, or its file system has no locks.
-    """
+def lock_of(cell: Cell) -> BaseFileLock | None:
+    """Takes the lock of a cell; None if another bench has it, an OSError if the file system has no locks."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cell.folder / ".claim")
+    lock = FileLock(cell.folder / ".lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:

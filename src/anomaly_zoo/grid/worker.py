@@ -21,11 +21,7 @@ _warm: set[int] = set()
 
 
 def execute(cell: Cell) -> Result:
-    """Runs a cell, and returns its result, which is saved.
-
-    Raises:
-        OSError: the disk is full, or a failed result cannot be saved.
-    """
+    """Runs a cell, and returns its result, which is saved; an OSError if the disk is full."""
     try:
         if identity(cell.method, cell.config) != cell.identity:
             root = Path(cell.config["data"]["root"]).resolve()

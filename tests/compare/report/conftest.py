@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomaly_zoo.callbacks.visualization import write_gallery
-from anomaly_zoo.compare import report
+from anomaly_zoo.compare.report.page import write
 from anomaly_zoo.compare.runs import frame
 from anomaly_zoo.results import Result, load_all, save
 from tests.runs import scored
@@ -59,5 +59,5 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report's file."""
     file = tmp_path_factory.mktemp("report") / "new" / "report.html"
-    report.write(frame(load_all(store)), file, store)
+    write(frame(load_all(store)), file, store)
     return file

@@ -3,6 +3,7 @@ import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from anomaly_zoo.compare.report.figures import GRID, precision, roc
+from anomaly_zoo.compare.statistics import curves
 
 
 def scores(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +36,17 @@ def test_precision_lies_on_scikit_learns(seed: int, ties: bool) -> None:
         reached = recall[:-1] >= x - 1e-9  # the last point is scikit-learn's own addition
         highest_threshold = np.flatnonzero(reached)[-1]
         assert y == pytest.approx(precise[highest_threshold])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_curves_are_scikit_learns(ties: bool) -> None:
+    score, label = scores(9, ties)
+    false, recall, precise = curves(score, label)
+    expected_false, expected_true, _ = roc_curve(label, score, drop_intermediate=False)
+    np.testing.assert_allclose([false, recall], [expected_false[1:], expected_true[1:]])
+    # which adds a last point that no threshold has
+    expected = [values[::-1][1:] for values in precision_recall_curve(label, score)[:2]]
+    np.testing.assert_allclose([precise, recall], expected)
 
 
 def test_perfect_and_reversed() -> None:

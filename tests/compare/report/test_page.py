@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from anomaly_zoo.callbacks.visualization import write_gallery
-from anomaly_zoo.compare import report
 from anomaly_zoo.compare.__main__ import main
-from anomaly_zoo.compare.report.page import main_shots
+from anomaly_zoo.compare.report.page import main_shots, write
 from anomaly_zoo.compare.runs import frame
 from anomaly_zoo.results import Result, load_all, save
 from tests.runs import THREE_SEEDS, comparisons, config, failed, run, scored, trained
 
 
 def written(results: Sequence[Result], folder: Path, store: Path | None = None) -> str:
-    report.write(frame(results), folder / "report.html", store or folder)
+    write(frame(results), folder / "report.html", store or folder)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -54,12 +53,31 @@ def test_figures_are_json_that_plotly_understands(page: Path) -> None:
     assert [trace["x"] for trace in lines] == [[1, 8]] * 3
 
 
+def test_claims_that_the_runs_answer_have_a_figure_each(tmp_path: Path) -> None:
+    gains = {"bottle": 0.1, "screw": 0.2, "tile": 0.15}
+    results = [
+        run(method, seed, 0.5 + gain * (method == "pf_paper") + seed / 100, category)
+        for method in ("frozen", "pf_paper", "pf_paper:frozen")
+        for category, gain in gains.items()
+        for seed in (0, 1)
+    ]
+    html = written(results, tmp_path)
+    assert "pf-1: Fine-tuning restores the pruned student." in html
+    assert "coft-1" not in html
+    found = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', html)]
+    (points,) = [trace for figure in found for trace in figure["data"] if "error_x" in trace and "mean" in trace["y"]]
+    assert points["y"] == [*(f"mvtec/{category}" for category in gains), "mean"]
+    assert points["x"] == pytest.approx([*gains.values(), 0.15])
+    assert 'id="claims"' not in written(THREE_SEEDS, tmp_path)
+
+
 def test_a_single_number_of_shots_has_bars(store: Path, tmp_path: Path) -> None:
     only = [result for result in load_all(store) if result.shots == 8]
     html = written(only, tmp_path, store)
     first = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)[0])
-    assert [trace["x"] for trace in first["data"]] == [["frozen"], ["coft"], ["pf"]]
-    assert all(trace["error_y"]["array"][0] > 0 < trace["error_y"]["arrayminus"][0] for trace in first["data"])
+    (points,) = first["data"]
+    assert points["y"] == ["frozen", "coft", "pf"]
+    assert min(*points["error_x"]["array"], *points["error_x"]["arrayminus"]) > 0
     assert "Image AUROC at 8 shots, all datasets, mean over 3 categories" in html
 
 

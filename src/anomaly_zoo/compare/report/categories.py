@@ -20,9 +20,9 @@ _MAX_ROWS = 24
 
 def categories(runs: pd.DataFrame, store: Path, looks: dict[str, Look]) -> list[dict[str, Any]]:
     """Every category of these runs, all of which succeeded and have the same number of shots."""
-    cells: dict[tuple[str, str], list[Summary]] = defaultdict(list)
+    by_category: dict[tuple[str, str], list[Summary]] = defaultdict(list)
     for row in [*summarise(runs), *summarise(runs, by="defect")]:
-        cells[row["dataset"], row["category"]].append(row)
+        by_category[row["dataset"], row["category"]].append(row)
     groups = runs.groupby(["dataset", "category"])
     num_rows = max(4, min(_MAX_ROWS, _MAX_TILES // (len(groups) * (len(looks) + 2))))
     found = []
@@ -32,7 +32,7 @@ def categories(runs: pd.DataFrame, store: Path, looks: dict[str, Look]) -> list[
             run.method: run for run in here.sort_values("seed", ascending=False)["result"]
         }  # the lowest seed stays
         pictures = gallery.rows(store, {method: first[method] for method in looks if method in first}, num_rows)
-        summaries = cells[dataset, category]
+        summaries = by_category[dataset, category]
         whole = sorted((row for row in summaries if not row["defect"]), key=lambda row: [*looks].index(row["method"]))
         found.append(
             {
@@ -53,7 +53,7 @@ def _defects(rows: Sequence[Summary], methods: Sequence[str]) -> list[tuple[str,
     for row in rows:
         if row["defect"] and (auroc := row["metrics"].get("image_auroc")):
             found[row["defect"]][row["method"]] = f"{auroc['mean']:.3f}"
-    return [(defect, [cells.get(method, MISSING) for method in methods]) for defect, cells in found.items()]
+    return [(defect, [aurocs.get(method, MISSING) for method in methods]) for defect, aurocs in found.items()]
 
 
 def _curves(here: Sequence[Result], looks: dict[str, Look]) -> list[Figure]:

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from plotly.colors import sample_colorscale, unlabel_rgb
-from scipy import ndimage
 
 from anomaly_zoo.compare.significance import image_key
 from anomaly_zoo.compare.statistics import placements
+from anomaly_zoo.pictures import Scale, colour, outline
 from anomaly_zoo.results import Result
 
 _MAGENTA = (255, 0, 255)
 _QUALITY = 60
-_COLOURS = np.array([unlabel_rgb(colour) for colour in sample_colorscale("Inferno", 256)])
+_HEAT = Scale(level=0.0, threshold=127.5)  # maps have 8 bits
 
 
 class Tile(NamedTuple):
@@ -46,11 +45,7 @@ class Row:
 
 
 def read(store: Path, run: Result) -> dict[str, Tile]:
-    """The gallery of a run by `test/<defect>/<file>`; empty where there is none.
-
-    Raises:
-        ValueError: if its files do not belong together.
-    """
+    """The gallery of a run by `test/<defect>/<file>`; empty where there is none."""
     folder = run.path_in(store).with_suffix("") / "gallery"
     if not (folder / "index.json").is_file():
         return {}
@@ -66,13 +61,7 @@ def read(store: Path, run: Result) -> dict[str, Tile]:
 
 
 def rows(store: Path, runs: dict[str, Result], num_rows: int) -> list[Row]:
-    """The gallery of one category.
-
-    Args:
-        store: where the pictures lie.
-        runs: method to the run whose maps are shown; all on the same test images.
-        num_rows: the worst misses are kept.
-    """
+    """The gallery of one category, worst misses first; of every method one run, all on the same test images."""
     tiles = {method: read(store, run) for method, run in runs.items()}
     misses = {method: shares(run) for method, run in runs.items()}
     entries = []
@@ -111,14 +100,14 @@ def _row(name: str, have: dict[str, Tile], shares: dict[str, float], miss: float
 def outlined(tile: Tile) -> UInt8[np.ndarray, "h w 3"]:
     """The image with the border of its ground truth in magenta, two pixels wide."""
     picture: UInt8[np.ndarray, "h w 3"] = tile.image.copy()
-    picture[tile.mask & ~ndimage.binary_erosion(tile.mask, np.ones((5, 5)), border_value=1)] = _MAGENTA
+    picture[outline(tile.mask)] = _MAGENTA
     return picture
 
 
 def heat(tile: Tile) -> UInt8[np.ndarray, "h w 3"]:
     """The anomaly map in colour over the image in grey."""
     grey = tile.image.mean(axis=2, keepdims=True)
-    return np.asarray(0.3 * grey + 0.7 * _COLOURS[tile.anomaly_map], dtype=np.uint8)
+    return np.asarray(0.3 * grey + 0.7 * colour(tile.anomaly_map, _HEAT), dtype=np.uint8)
 
 
 def _sheet(file: Path, size: tuple[int, int], count: int) -> np.ndarray:

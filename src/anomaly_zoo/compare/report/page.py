@@ -14,10 +14,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from anomaly_zoo import __version__
-from anomaly_zoo.compare import tables
+from anomaly_zoo.compare import answers, tables
+from anomaly_zoo.compare.answers import Answer
+from anomaly_zoo.compare.paper_claims import read
 from anomaly_zoo.compare.report import figures
 from anomaly_zoo.compare.report.categories import categories
 from anomaly_zoo.compare.report.figures import Figure, Look
+from anomaly_zoo.compare.runs import only_protocol
 from anomaly_zoo.compare.significance import Comparison, Level, RankTable, add_tests, levels, rankings
 from anomaly_zoo.compare.summary import ALL, AVERAGE, summarise
 from anomaly_zoo.files import write_whole
@@ -26,34 +29,14 @@ from anomaly_zoo.results import Result
 
 
 def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE) -> None:
-    """Writes the report.
-
-    Args:
-        runs: the table of `runs.frame`; of one protocol.
-        file: what to write; its folder is made when needed.
-        store: where the results lie, with the pictures beside them.
-        baseline: what gains refer to.
-
-    Raises:
-        ValueError: the results are of several protocols, or none succeeded, or pictures are damaged.
-    """
+    """Writes the report of runs of one protocol; pictures lie in the store, beside the results."""
     done = runs[runs["n"] == 1]
     if done.empty:
         raise ValueError("no run succeeded, so there is nothing to report; `--format table` lists the errors")
-    protocols = [{"protocol": json.loads(text)} for text in sorted(done["protocol"].unique())]
-    if len(protocols) > 1:
-        which = "; ".join(note.partition(": ")[2] for note in tables.protocol_notes(protocols).values())
-        raise ValueError(
-            f"these runs are of {len(protocols)} protocols, which must not share a report: {which}. "
-            "Choose one with --protocol KEY=VALUE."
-        )
-    environment = Environment(
-        loader=PackageLoader("anomaly_zoo.compare.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    protocol = only_protocol(done, "a report")
+    templates = PackageLoader("anomaly_zoo.compare.report")
+    strict: Any = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=templates, autoescape=True, **strict)
     environment.filters |= {"number": tables.number, "p": tables.p_text, "heading": _heading}
     content = _content(done, store, baseline)
     page = environment.get_template("page.html.j2").render(
@@ -61,7 +44,7 @@ def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE)
         num_runs=len(done),
         num_failed=len(runs) - len(done),
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        protocol=json.dumps(protocols[0]["protocol"], indent=2),
+        protocol=json.dumps(protocol, indent=2),
         is_cost=is_cost,
         interval=tables.interval_text,
         version=__version__,
@@ -79,9 +62,10 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
     at_shots = done[done["shots"] == shots]
     rows, ranks = add_tests(summarise(done, baseline), done, baseline), rankings(done, baseline)
     pretty = partial(json.dumps, indent=2, sort_keys=True)
-    cells = defaultdict(list)
+    claims = [answer for answer in answers.judge(at_shots, read()) if answer.verdict != answers.NOT_MEASURED]
+    beside = defaultdict(list)
     for row in rows:
-        cells[row["dataset"], row["category"], row["shots"]].append(row)
+        beside[row["dataset"], row["category"], row["shots"]].append(row)
     return {
         "methods": [(method, look.colour) for method, look in looks.items()],
         "shots": shots,
@@ -89,10 +73,12 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
         "rows": rows,
         "kept_step_0": tables.kept_step_0(row for row in rows if row["category"] != AVERAGE),
         "metrics": [name for name in SHOWN if any(name in row["metrics"] for row in rows)],
-        "place": lambda row, name: tables.place(row, cells[row["dataset"], row["category"], row["shots"]], name),
+        "place": lambda row, name: tables.place(row, beside[row["dataset"], row["category"], row["shots"]], name),
         "figures": _figures(done, at_shots, ranks, looks),
         "ranks": ranks,
         "categories": categories(at_shots, store, looks),
+        "claims": list(answers.tables(claims, shots)),
+        "claim_figures": _claim_figures(claims),
         "published": next(tables.published(done["dataset"]), None),
         "settings": sorted({(run.method, pretty(run.config.get("model", {}))) for run in done["result"]}),
         "versions": _versions(done["result"]),
@@ -139,11 +125,24 @@ def _figures(
         found.append(Figure(figures.against_cost(points, name, looks), caption))
     for table in (table for table in ranks if table["shots"] == shots):
         caption = (
-            f"Critical-difference diagram of {table['metric']} at {shots} shots over {table['num_cells']} categories: "
-            "methods joined by a bar do not differ at the 5 % level (Nemenyi)."
+            f"Mean ranks of {table['metric']} at {shots} shots over {table['num_categories']} categories: "
+            "methods whose bars overlap do not differ at the 5 % level (Nemenyi)."
         )
-        found.append(Figure(figures.critical_difference(table, looks), caption))
+        found.append(Figure(figures.mean_ranks(table, looks), caption))
     return found
+
+
+def _claim_figures(claims: Iterable[Answer]) -> list[Figure]:
+    """One for every pair of rows that decides a claim."""
+    return [
+        Figure(
+            figures.claim(pair, [answer.claim.border, *([answer.claim.margin] if answer.claim.equal else [])]),
+            f"{answer.name}: {answer.claim.claim} Verdict: {answer.verdict}. Difference in {answer.claim.metric}. "
+            "Intervals: 95 %, of a category over its seeds, of the mean over the categories. Dotted: the border.",
+        )
+        for answer in claims
+        for pair in answer.shown()
+    ]
 
 
 def _versions(results: Iterable[Result]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from anomaly_zoo.data.images import is_nearly_black, read_image, read_mask, read
 from anomaly_zoo.data.prepare.duplicates import near_copies, thumbnail
 from anomaly_zoo.data.prepare.tree import Files
 from anomaly_zoo.data.regions import POLYGON_FILE, Regions, check_region
-from anomaly_zoo.data.transforms import resize_mask
+from anomaly_zoo.data.transforms import category_shape, resize_mask
 
 _IMAGE_SIZE, _THREADS = 256, 4  # the former of the protocol; smaller defects vanish
 _DARK = "16-bit, but at most {} of 255 when read, so nearly black: multiply the values until white is 65535"
@@ -211,7 +211,7 @@ def _look_at_mask(
         yield _EMPTY, mask_path, ""
     elif share > 0.5:
         yield _INVERTED, mask_path, round(100 * share)
-    elif not resize_mask(mask, _IMAGE_SIZE).any():
+    elif not resize_mask(mask, category_shape([mask.shape], _IMAGE_SIZE)).any():
         yield _VANISHING, path, ""
 
 
