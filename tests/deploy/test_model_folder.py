@@ -121,15 +121,15 @@ def test_only_methods_of_the_package_are_constructed(folder: Path, name: str) ->
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"schema": 2}, "was written by an earlier version (schema 2): write the folder anew with `fit --output`."),
-        ({"schema": 4}, "has schema 4, this version reads 3: upgrade"),
+        ({"schema": 3}, "was written by an earlier version (schema 3): write the folder anew with `fit --output`."),
+        ({"schema": 5}, "has schema 5, this version reads 4: upgrade"),
         ({"image_size": "64"}, "does not hold the fields"),
         ({"image_size": 0}, "image_size=0"),
         ({"extra": 1}, "does not hold the fields"),
         ({"backbone": {"name": "resnet18", "stages": [1], "weights": "evil.pth"}}, "evil.pth"),
         ({"backbone": {"name": "resnet18", "stages": [1, 2]}}, "does not fit this version"),
         ({"init_args": {"command": "true"}}, "does not fit this version"),
-        ({"calibration": {}}, "does not hold the fields of schema 3 (Object missing required field `false_alarm_rate`"),
+        ({"calibration": {}}, "does not hold the fields of schema 4 (Object missing required field `false_alarm_rate`"),
         ({"tiling": {"image_size": 64, "tile_px": 65}}, "tile_px is 65"),
     ],
 )

@@ -33,7 +33,7 @@ from anomaly_zoo.results import unwritable
 
 TENSORS = "tensors.safetensors"
 RECORD = "model.json"
-SCHEMA = 3
+SCHEMA = 4
 MAX_RECORD_BYTES = 2**24
 _CLASS = re.compile(r"anomaly_zoo\.methods\.[a-z_][a-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 _AGAIN = "write the folder anew with `fit --output`"
@@ -51,6 +51,7 @@ class Model:
     support: tuple[str, ...] = ()  # the support images' paths in the dataset
     support_sha256: str = ""  # of these paths, as in a result
     versions: dict[str, str] | None = None  # of the packages that it was adapted with
+    warnings: tuple[str, ...] = ()  # why the threshold cannot keep its promise, and what to do
 
     @property
     def method(self) -> str:
@@ -73,6 +74,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     support_sha256: str
     calibration: Calibration
     versions: dict[str, str]
+    warnings: tuple[str, ...]
     tensors_sha256: str
 
 
@@ -82,9 +84,7 @@ def save(model: Model, folder: Path) -> None:
     Raises:
         ValueError: the method is not one of `anomaly_zoo.methods`, or keeps something that JSON cannot hold.
     """
-    class_path = f"{type(model.module).__module__}.{type(model.module).__qualname__}"
-    if not _CLASS.fullmatch(class_path):
-        raise ValueError(f"{class_path} cannot be saved in a model folder: only methods in anomaly_zoo.methods can.")
+    class_path = class_path_of(model.module)
     checkpoint = _checkpoint(model.module)
     tensors = {name: value.contiguous().clone() for name, value in checkpoint.pop("state_dict").items()}
     content = safetensors.torch.save(tensors)
@@ -101,6 +101,7 @@ def save(model: Model, folder: Path) -> None:
         "support_sha256": model.support_sha256,
         "calibration": asdict(model.calibration),
         "versions": model.versions or _versions(),
+        "warnings": model.warnings,
         "tensors_sha256": hashlib.sha256(content).hexdigest(),
     }
     if problem := next(unwritable(record), None):
@@ -109,6 +110,14 @@ def save(model: Model, folder: Path) -> None:
     write_whole(folder / TENSORS, content)
     sealed = record | {"sha256": _digest(record)}
     write_whole(folder / RECORD, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
+
+
+def class_path_of(module: AnomalyModule) -> str:
+    """The name of its class; ValueError if a model folder cannot hold it."""
+    class_path = f"{type(module).__module__}.{type(module).__qualname__}"
+    if not _CLASS.fullmatch(class_path):
+        raise ValueError(f"{class_path} cannot be saved in a model folder: only methods in anomaly_zoo.methods can.")
+    return class_path
 
 
 def load(folder: Path) -> Model:
@@ -130,7 +139,7 @@ def load(folder: Path) -> Model:
         module = _rebuild(_method(record.class_path), known | _unmarked(record.checkpoint))
     except (TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{folder} does not fit this version ({' '.join(str(error).split())}): {_AGAIN}.") from error
-    kept = ("calibration", "image_size", "tiling", "category", "support", "support_sha256", "versions")
+    kept = ("calibration", "image_size", "tiling", "category", "support", "support_sha256", "versions", "warnings")
     return Model(module, **{name: getattr(record, name) for name in kept})
 
 
@@ -144,6 +153,7 @@ def _checkpoint(module: AnomalyModule) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {name: value.detach().cpu() for name, value in module.state_dict().items()}
     checkpoint: dict[str, Any] = {"state_dict": tensors}
     module.on_save_checkpoint(checkpoint)
+    del checkpoint["adapted"]  # a model says it in its own words
     return checkpoint
 
 

@@ -60,6 +60,8 @@ def serve(model: Path | None, folder: Path, method: str, options: list[str], hos
         ValueError: `model` is damaged.
     """
     products = Products(folder, lambda root, category, report: adapt(method, root, category, options, report), model)
+    for warning in products.inspector("model").warnings if model else ():
+        sys.stderr.write(f"warning: {warning}\n")
     if host not in LOOPBACK:
         sys.stderr.write(f"warning: whoever reaches {host} can use this page; there is no password.\n")
     config = uvicorn.Config(create_app(products, host), host=host, port=port, log_level="warning", timeout_keep_alive=5)
@@ -187,4 +189,7 @@ def _inspect(products: Products, product: str, data: bytes) -> dict[str, Any]:
     picture = io.BytesIO()
     overlay(image, found.anomaly_map, inspector.scale).save(picture, format="PNG")
     content = base64.b64encode(picture.getvalue()).decode()
-    return found.numbers(inspector.threshold) | {"overlay": f"data:image/png;base64,{content}"}
+    return found.numbers(inspector.threshold) | {
+        "warnings": inspector.warnings,
+        "overlay": f"data:image/png;base64,{content}",
+    }
