@@ -4,7 +4,6 @@ import inspect
 import zipfile
 from abc import ABCMeta
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import lightning.pytorch as L
@@ -31,10 +30,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # half a dozen kinds, with pages of advice
-        found = (
-            "Python objects, which are never loaded," if isinstance(error, UnpicklingError) else "no whole checkpoint"
-        )
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) holds {found}: {wanted}") from None
+        is_code = "GLOBAL" in str(error) or path.read_bytes().startswith(b"\x80")
+        found = "Python objects, which are never loaded" if is_code else "no whole checkpoint"
+        raise ValueError(f"{path} holds {found} ({path.stat().st_size} bytes): {wanted}") from None
     if not isinstance(checkpoint, dict) or not {"state_dict", "backbone", "init_args"} <= checkpoint.keys():
         names = [str(name) for name in checkpoint] if isinstance(checkpoint, dict) else [type(checkpoint).__name__]
         raise ValueError(f"{path} holds something else ({', '.join(names[:3])[:80]} ...): {wanted}")

@@ -13,6 +13,7 @@ from torch import distributed
 
 from anomaly_zoo.config import AnomalyCLI, plain
 from anomaly_zoo.deploy.adapting import make_model, require_deployable
+from anomaly_zoo.deploy.inspecting import warn
 from anomaly_zoo.deploy.model_folder import save as save_model
 from anomaly_zoo.files import replacing
 from anomaly_zoo.results import Result, load, save
@@ -63,7 +64,7 @@ class CommandLine(AnomalyCLI):
             output = Path(self.config.fit.output)
             model = make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate)
             save_model(model, output)
-            sys.stderr.write("".join(f"warning: {warning}\n" for warning in model.warnings))
+            warn(model.warnings)
             self._say(f"Inspect images: `predict --model {output} FOLDER --output out`")
             if self.model.steps:
                 self._say(
@@ -135,7 +136,7 @@ class _Scores(L.Callback):
         self.path = path
         self.rows: list[tuple[str, float]] = []
 
-    def on_predict_batch_end(  # type: ignore[override]
+    def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Prediction, batch: Batch, *args: Any
     ) -> None:
         self.rows += zip(batch.path, outputs.image_score.tolist(), strict=True)

@@ -110,7 +110,7 @@ class AnomalyCLI(LightningCLI):
             raise ValueError(" ".join(str(error).split())) from None
         trainer = self.config.get(self.config.get("subcommand") or "", self.config).trainer
         if trainer.precision not in (None, 32, "32", "32-true"):
-            raise ValueError(f"trainer.precision is {trainer.precision}: scores are computed in 32-true alone.")
+            raise ValueError(f"trainer.precision is {trainer.precision}, but scores need 32-true: leave it out.")
         strategy = getattr(trainer.strategy, "class_path", trainer.strategy)
         if not re.fullmatch(r"auto|ddp(_find_unused_parameters_\w+)?|.*\.(DDP|SingleDevice)Strategy", str(strategy)):
             raise ValueError(f"trainer.strategy is {strategy}: choose auto or ddp, in which every image counts once.")

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 def part(size: int = 128) -> np.ndarray:
     """A bright disc on dark ground, always in one place, and a texture of its own."""
-    coarse = cv2.resize(RNG.normal(size=(40, 40)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    coarse: Any = cv2.resize(RNG.normal(size=(40, 40)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     y, x = np.mgrid[:size, :size] / size - 0.5
     return (
         np.clip(60 + 120 * (x * x + y * y < 0.15)[..., None] + 12 * coarse[..., None], 0, 255)
@@ -21,7 +24,7 @@ def part(size: int = 128) -> np.ndarray:
 
 def moved(image: np.ndarray, angle: float, shift: float, scale: float = 1.0) -> np.ndarray:
     size = len(image)
-    move = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
+    move: Any = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
     move[:, 2] += shift * size
     return cv2.warpAffine(image, move, (size, size), borderMode=cv2.BORDER_REFLECT_101)
 
@@ -30,7 +33,7 @@ def saved(image: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1))
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Any], Any]] = {
     "not at all": lambda image: image.copy(),
     "noise": lambda image: np.clip(image + RNG.normal(0, 2, image.shape), 0, 255).astype(np.uint8),
     "shift": lambda image: moved(image, 0, 0.03),

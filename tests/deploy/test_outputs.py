@@ -9,21 +9,17 @@ import pytest
 from PIL import Image
 
 from anomaly_zoo.data.images import read_image
-from anomaly_zoo.deploy.inspecting import Inspection
+from anomaly_zoo.deploy.calibration import Calibration
+from anomaly_zoo.deploy.inspecting import Inspection, Inspector
 from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files
-from anomaly_zoo.pictures import Scale
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 
 
-class Recorded:
+class Recorded(Inspector):
     """An inspector to which the name of a file is its score."""
 
-    threshold = 2.0
-    scale = Scale(0.0, 1.0)
-    warnings = ("a guess",)
-
-    def read(self, path: Path) -> np.ndarray:
+    def read(self, path: Path) -> np.ndarray:  # type: ignore[override]
         if path.stem == "damaged":
             raise ValueError("cut\noff")
         return np.full((20, 30, 3), int(float(path.stem)), np.uint8)
@@ -32,7 +28,7 @@ class Recorded:
         return [found(float(image[0, 0, 0])) for image in images]
 
 
-MODEL = Recorded()
+MODEL = Recorded(Calibration(0.05, 2.0, 1.0, 0.0, [], [], [], []), ["a guess"])
 
 
 def found(score: float, decides: bool = True) -> Inspection:

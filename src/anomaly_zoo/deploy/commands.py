@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from anomaly_zoo.deploy.inspecting import find_images, watch_folder
+from anomaly_zoo.deploy.inspecting import Inspector, find_images, warn, watch_folder
 from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files, is_whole
 
 _MODEL_HELP = "folder written by `fit --output`"
@@ -117,7 +117,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise ValueError(f"--watch needs one folder, not {' '.join(options.images)}")
     inspector = _inspector(options.model, options.device)
     inspector.decide(options.threshold, options.false_alarm_rate)
-    sys.stderr.write("".join(f"warning: {warning}\n" for warning in inspector.warnings))
+    warn(inspector.warnings)
     with PredictionWriter(options.output, inspector, options.overlays, options.watch, options.maps) as writer:
         if options.watch:
             paths = watch_folder(folder, writer.known, partial(is_whole, inspector))
@@ -136,7 +136,7 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if writer.counts["unreadable"] else 0
 
 
-def _inspector(model: Path, device: str) -> Any:
+def _inspector(model: Path, device: str) -> Inspector:
     if model.suffix == ".onnx":
         if device != "cpu":
             raise ValueError(f"--device {device} is for model folders: {model} runs on the CPU.")
@@ -162,11 +162,13 @@ def _export(options: argparse.Namespace) -> int:
     from anomaly_zoo.deploy.model_folder import load
 
     output = options.output or options.model / ("model.int8.onnx" if options.int8 else "model.onnx")
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a file, such as {output / 'model.onnx'}.")
     model = load(options.model)
     calibration = model.calibration.at(options.threshold, options.false_alarm_rate)
-    warnings = model.warnings if options.threshold is None else ()
-    sys.stderr.write("".join(f"warning: {warning}\n" for warning in warnings))
-    export_onnx(replace(model, calibration=calibration, warnings=warnings), output)
+    model = replace(model, calibration=calibration, warnings=model.warnings if options.threshold is None else ())
+    warn(model.warnings)
+    export_onnx(model, output)
     if options.int8:
         quantise(output, output)
     sys.stdout.write(f"Exported: {output} ({output.stat().st_size / 2**20:.1f} MiB)\n")

@@ -6,6 +6,7 @@ but the noise of the camera, and every other part is above it. Measured on real 
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,7 +72,7 @@ def _place(one: Grey, other: Grey) -> tuple[float, int, int, int]:
 def _likeness(one: Grey, other: Grey, orientation: int, down: int, right: int) -> float:
     """Correlation of the details of two images, after the other was laid over the one by an affine map."""
     other = _oriented(other, orientation)
-    move = np.array([[1, 0, -right], [0, 1, -down]], np.float32)
+    move: Any = np.array([[1, 0, -right], [0, 1, -down]], np.float32)
     with suppress(cv2.error):  # where there is no detail to go by, the shift stays
         _, move = cv2.findTransformECC(one, other, move, cv2.MOTION_AFFINE, _STOP, np.ones_like(one, np.uint8), 5)
     inverse = cv2.WARP_INVERSE_MAP
@@ -83,7 +84,7 @@ def _likeness(one: Grey, other: Grey, orientation: int, down: int, right: int) -
         return 0.0
     if max(detail.std() for detail in details) < 1e-2:  # both are bare
         return 1.0
-    return float(np.corrcoef(*details)[0, 1]) if min(detail.std() for detail in details) > 1e-6 else 0.0
+    return float(np.corrcoef(np.stack(details))[0, 1]) if min(detail.std() for detail in details) > 1e-6 else 0.0
 
 
 def _detail(grey: Grey) -> Grey:

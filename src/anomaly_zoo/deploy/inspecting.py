@@ -2,16 +2,19 @@
 
 import glob
 import hashlib
+import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from anomaly_zoo.data.image_files import images_below, is_hidden
+from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.calibration import Calibration
 from anomaly_zoo.pictures import Scale
 
@@ -57,34 +60,23 @@ class Inspection:
         }
 
 
-@runtime_checkable
-class Inspector(Protocol):
-    """What can inspect images: a model folder in torch, or an exported file in onnxruntime."""
+class Inspector(ABC):
+    """What can inspect images: a model folder in torch, or an exported file in onnxruntime.
 
-    warnings: tuple[str, ...]
-    """Why its decisions cannot be relied on, and what to do."""
+    Attributes:
+        calibration: what decides.
+        warnings: why decisions cannot be relied on, and what to do.
+    """
 
-    @property
-    def threshold(self) -> float | None:
-        """Image score above which an image counts as anomalous; None if nothing is decided."""
+    read = staticmethod(read_image)
 
-    @property
-    def scale(self) -> Scale:
-        """What the colours of its maps mean."""
+    def __init__(self, calibration: Calibration, warnings: Sequence[str] = ()) -> None:
+        self.calibration = calibration
+        self.warnings = tuple(warnings)
 
-    def read(self, path: Path) -> np.ndarray:
-        """Reads a file as uint8 RGB `h w 3`; ValueError or OSError if that is impossible."""
-
+    @abstractmethod
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
         """Scores uint8 RGB images of any sizes; what it says of one does not depend on the others."""
-
-
-class Decisions:
-    """What both inspectors do alike: they check what they are given, and hold a score against the threshold."""
-
-    def __init__(self, calibration: Calibration, warnings: tuple[str, ...]) -> None:
-        self.calibration = calibration
-        self.warnings = warnings
 
     @property
     def threshold(self) -> float | None:
@@ -104,6 +96,11 @@ class Decisions:
     def is_above(self, score: float) -> bool | None:
         """Whether a score is above the threshold, if there is one."""
         return None if self.threshold is None else score > self.threshold
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Writes a line for each."""
+    sys.stderr.write("".join(f"warning: {warning}\n" for warning in warnings))
 
 
 def checked(images: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -130,15 +131,17 @@ def load(folder: Path) -> Model:
     record = _read_record(folder / RECORD)
     try:
         content = (folder / TENSORS).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{folder / TENSORS} is missing: {_AGAIN}.") from None
+    except OSError as error:
+        raise ValueError(f"{folder / TENSORS} is missing ({error.strerror}): {_AGAIN}.") from None
     if hashlib.sha256(content).hexdigest() != record.tensors_sha256:
         raise ValueError(f"{folder / TENSORS} is damaged or was changed: {_AGAIN}.")
-    known = {"state_dict": safetensors.torch.load(content), "backbone": record.backbone, "init_args": record.init_args}
+    method, known = _method(record.class_path), {"backbone": record.backbone, "init_args": record.init_args}
     try:
-        module = _rebuild(_method(record.class_path), known | _unmarked(record.checkpoint))
-    except (TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{folder} does not fit this version ({' '.join(str(error).split())}): {_AGAIN}.") from error
+        known["state_dict"] = safetensors.torch.load(content)
+        module = _rebuild(method, known | _unmarked(record.checkpoint))
+    except (TypeError, LookupError, RuntimeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(f"{folder} does not fit this version ({reason}): {_AGAIN}.") from error
     kept = ("calibration", "image_size", "tiling", "category", "support", "support_sha256", "versions", "warnings")
     return Model(module, **{name: getattr(record, name) for name in kept})
 
@@ -167,21 +170,22 @@ def _rebuild(method: type[AnomalyModule], checkpoint: dict[str, Any]) -> Anomaly
 
 def _read_record(path: Path) -> _Record:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.parent} is no model folder ({path.name} is missing): pass one of `fit --output`."
-        )
+        found = "it is a file" if path.parent.is_file() else f"{path.name} is missing"
+        raise FileNotFoundError(f"{path.parent} is no model folder ({found}): pass one of `fit --output`.")
     if path.stat().st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {MAX_RECORD_BYTES}: {_AGAIN}.")
     try:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not whole JSON ({error}): {_AGAIN}.") from None
-    schema = values.get("schema") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or "schema" not in values:
+        raise ValueError(f"{path} holds something else ({str(values)[:60]}): {_AGAIN}.")
+    schema = values["schema"]
     if isinstance(schema, int) and schema < SCHEMA:
         raise ValueError(f"{path.parent} was written by an earlier version (schema {schema}): {_AGAIN}.")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade anomaly_zoo.")
-    if not isinstance(values, dict) or values.pop("sha256", None) != _digest(values):
+    if values.pop("sha256", None) != _digest(values):
         raise ValueError(f"{path} is damaged or was changed: {_AGAIN}.")
     try:
         record = msgspec.convert(values, _Record)

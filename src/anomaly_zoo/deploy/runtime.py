@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.calibration import Calibration
-from anomaly_zoo.deploy.inspecting import FORMAT, INPUT, OUTPUTS, Decisions, Inspection, checked, find_images
+from anomaly_zoo.deploy.inspecting import FORMAT, INPUT, OUTPUTS, Inspection, Inspector, checked, find_images, warn
 from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files
 
 
-class OnnxInspector(Decisions):
+class OnnxInspector(Inspector):
     """Inspects images with an exported model.
 
     Args:
@@ -37,11 +36,10 @@ class OnnxInspector(Decisions):
         ValueError: it is damaged, or no exported model of this version.
     """
 
-    read = staticmethod(read_image)
-
     def __init__(self, path: Path | str, num_threads: int = 0) -> None:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no model {path}: write one with `python -m anomaly_zoo export`.")
+            found = f"{path} is a folder, no exported model" if Path(path).is_dir() else f"there is no model {path}"
+            raise FileNotFoundError(f"{found}: write one with `python -m anomaly_zoo export`.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         try:
@@ -51,10 +49,9 @@ class OnnxInspector(Decisions):
         self.about: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         outputs = tuple(output.name for output in self._session.get_outputs())
         if self.about.get("format") != FORMAT or outputs != OUTPUTS or "calibration" not in self.about:
-            what = f"is a model with the outputs {', '.join(outputs)[:80]}, not one of this version"
-            raise ValueError(f"{path} {what}: write one with `python -m anomaly_zoo export`.")
-        calibration = Calibration(**json.loads(self.about["calibration"]))
-        super().__init__(calibration, tuple(json.loads(self.about["warnings"])))
+            found = f"is another model, or of another version (outputs: {', '.join(outputs)[:80]})"
+            raise ValueError(f"{path} {found}: write one with `python -m anomaly_zoo export`.")
+        super().__init__(Calibration(**json.loads(self.about["calibration"])), json.loads(self.about["warnings"]))
 
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
         """Scores uint8 RGB images of any sizes; those of one size go through the model together.
@@ -81,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         inspector = OnnxInspector(arguments[0])
-        sys.stderr.write("".join(f"warning: {warning}\n" for warning in inspector.warnings))
+        warn(inspector.warnings)
         with PredictionWriter(Path(arguments[-1]), inspector) as writer:
             inspect_files(inspector, find_images(arguments[1:-1]), writer)
     except (ValueError, OSError) as error:

@@ -18,6 +18,7 @@ import numpy as np
 
 from anomaly_zoo.data.images import decode_image
 from anomaly_zoo.deploy.adapting import adapt
+from anomaly_zoo.deploy.inspecting import warn
 from anomaly_zoo.deploy.products import Products
 from anomaly_zoo.pictures import overlay
 
@@ -60,8 +61,7 @@ def serve(model: Path | None, folder: Path, method: str, options: list[str], hos
         ValueError: `model` is damaged.
     """
     products = Products(folder, lambda root, category, report: adapt(method, root, category, options, report), model)
-    for warning in products.inspector("model").warnings if model else ():
-        sys.stderr.write(f"warning: {warning}\n")
+    warn(products.inspector("model").warnings if model else ())
     if host not in LOOPBACK:
         sys.stderr.write(f"warning: whoever reaches {host} can use this page; there is no password.\n")
     config = uvicorn.Config(create_app(products, host), host=host, port=port, log_level="warning", timeout_keep_alive=5)

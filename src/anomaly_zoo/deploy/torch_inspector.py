@@ -5,17 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.transforms import resize
-from anomaly_zoo.deploy.inspecting import Decisions, Inspection, checked
+from anomaly_zoo.deploy.inspecting import Inspection, Inspector, checked
 from anomaly_zoo.deploy.model_folder import Model, copy_of
 from anomaly_zoo.nn.tiling import predict_tiles
 
 
-class TorchInspector(Decisions):
+class TorchInspector(Inspector):
     """Inspects images on a device as the adapted module does in a run: the same resize, and the same scores."""
-
-    read = staticmethod(read_image)
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         super().__init__(model.calibration, model.warnings)
