@@ -1,8 +1,15 @@
 import csv
+import os
+import pickle
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from anomaly_zoo.command_line import CommandLine
 from anomaly_zoo.config import method_files, quiet, resolve
@@ -110,3 +117,103 @@ def test_a_missing_checkpoint_is_named(tiny_root: Path, tmp_path: Path) -> None:
 def test_there_is_nothing_to_validate() -> None:
     with pytest.raises(ValueError, match="invalid choice: 'validate'"):
         command("validate")
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "empty": (b"", "holds no whole checkpoint (0 bytes)"),
+    "text": (b"hello", "holds no whole checkpoint (5 bytes)"),
+    "json": (b'{"a": 1}', "holds no whole checkpoint"),
+    "code": (pickle.dumps(Path("x")), "holds Python objects, which are never loaded"),
+    "half": (None, "holds no whole checkpoint"),
+    "foreign": ({"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}, "something else (conv1.weight, fc.bias"),
+    "tensor": (torch.zeros(1), "holds something else (Tensor"),
+    "other state": ({"state_dict": {}}, "something else (state_dict"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_or_foreign_checkpoint_is_one_line(kind: str, tiny_root: Path, out: Path, tmp_path: Path) -> None:
+    content, named = BROKEN[kind]
+    path = tmp_path / "x.ckpt"
+    if kind == "half":
+        content = (out / "adapted.ckpt").read_bytes()[:20000]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"x.ckpt holds .*{re.escape(named.removeprefix('holds '))}") as refused:
+        command("test", *options(tiny_root, tmp_path), f"--ckpt_path={path}")
+    assert str(refused.value).count("\n") == 0
+    assert "pass the adapted.ckpt that `fit` wrote" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--data.image_size=96", "data.image_size=64 (not 96)"),
+        ("--data.tile_px=32", "data.tile_px=None (not 32)"),
+        ("--data.category=beta", "data.category=alpha (not beta)"),
+        ("--data.shots=3", "data.shots=2 (not 3)"),
+        ("--seed_everything=1", "data.seed=0 (not 1)"),
+        ("--backbone.stages=[2]", "backbone.stages="),
+        ("--backbone.name=tf_efficientnet_lite1", "backbone.name=tf_efficientnet_lite0 (not tf_efficientnet_lite1)"),
+        ("--model.init_args.steps=3", "model.init_args.steps=2 (not 3)"),
+        ("--model=anomaly_zoo.methods.memory.PatchCore", "holds a Toy, not a PatchCore"),
+    ],
+)
+@pytest.mark.parametrize("subcommand", ["test", "predict"])
+def test_an_option_that_contradicts_the_checkpoint_is_named(
+    subcommand: str, option: str, named: str, tiny_root: Path, out: Path, tmp_path: Path
+) -> None:
+    given = options(tiny_root, tmp_path)
+    if option.startswith("--model="):
+        given = [other for other in given if not other.startswith("--model")]
+    with pytest.raises(ValueError, match=re.escape(named)):
+        command(subcommand, *given, option, f"--ckpt_path={out / 'adapted.ckpt'}")
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        *((f"--trainer.precision={precision}", f"trainer.precision is {precision}, but scores need 32-true")
+          for precision in ("16-true", "bf16-true", "16-mixed", "64-true", "16")),
+        *((f"--trainer.strategy={strategy}", f"trainer.strategy is {strategy}: choose auto or ddp")
+          for strategy in ("ddp_spawn", "fsdp", "deepspeed", "lightning.pytorch.strategies.FSDPStrategy")),
+        *((f"--false_alarm_rate={rate}", "false_alarm_rate") for rate in ("5", "0", "nan")),
+        ("--false-alarm-rate=1", "false_alarm_rate"),
+        ("--ckpt_path=x.ckpt", "fit adapts anew"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_any_work(option: str, named: str, tiny_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(named)):
+        command("fit", *options(tiny_root, tmp_path / "out"), option)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_folder_that_cannot_be_written_is_refused_before_any_work(tiny_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tests.toy.Toy cannot be saved in a model folder"):
+        command("fit", *options(tiny_root, tmp_path / "out"), f"--output={tmp_path / 'model'}")
+    (tmp_path / "file").write_text("")
+    given = [option for option in options(tiny_root, tmp_path / "out") if not option.startswith("--model")]
+    with pytest.raises(ValueError, match=r"--output .*file is a file: choose another name"):
+        command("fit", *given, f"--output={tmp_path / 'file'}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 3])
+def test_every_image_has_one_row_whatever_the_processes(
+    devices: int, tiny_root: Path, out: Path, tmp_path: Path
+) -> None:
+    given = [*options(tiny_root, tmp_path), f"--ckpt_path={out / 'adapted.ckpt'}", f"--trainer.devices={devices}"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    subprocess.run(
+        [sys.executable, "-m", "anomaly_zoo", "predict", *given], check=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
+    assert len(rows) == len({row["path"] for row in rows}) == 9
+
+
+def test_more_processes_than_images_are_refused(tiny_root: Path, out: Path) -> None:
+    with pytest.raises(ValueError, match=r"10 devices for 9 images: pass --trainer.devices=9"):
+        command("predict", *options(tiny_root, out), f"--ckpt_path={out / 'adapted.ckpt'}", "--trainer.devices=10")

@@ -1,6 +1,7 @@
 """A module that its checkpoint rebuilds. It holds plain numbers and tensors; loading unpickles no code."""
 
 import inspect
+import zipfile
 from abc import ABCMeta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,31 @@ import torch
 from anomaly_zoo.nn.backbone import Backbone
 
 Module = TypeVar("Module", bound="Rebuildable")
+
+_DATA = ("category", "shots", "seed", "image_size", "shape", "tile_px", "overlap_px")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a file that `fit` wrote: plain numbers and tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else; says what.
+    """
+    wanted = "pass the adapted.ckpt that `fit` wrote."
+    if not path.is_file():
+        found = f"{path} is a folder, no checkpoint" if path.is_dir() else f"there is no checkpoint {path}"
+        raise FileNotFoundError(f"{found}: {wanted}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # half a dozen kinds, with pages of advice
+        is_code = "GLOBAL" in str(error) or path.read_bytes().startswith(b"\x80")
+        found = "Python objects, which are never loaded" if is_code else "no whole checkpoint"
+        raise ValueError(f"{path} holds {found} ({path.stat().st_size} bytes): {wanted}") from None
+    if not isinstance(checkpoint, dict) or not {"state_dict", "backbone", "init_args"} <= checkpoint.keys():
+        names = [str(name) for name in checkpoint] if isinstance(checkpoint, dict) else [type(checkpoint).__name__]
+        raise ValueError(f"{path} holds something else ({', '.join(names[:3])[:80]} ...): {wanted}")
+    return checkpoint
 
 
 class _NotesArguments(ABCMeta):
@@ -37,15 +63,47 @@ class Rebuildable(L.LightningModule, metaclass=_NotesArguments):
     _init_args: dict[str, Any]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what rebuilds the module."""
+        """Adds what rebuilds the module, and the data that it was adapted to."""
         checkpoint["backbone"] = self.backbone_spec
         checkpoint["init_args"] = self._init_args
+        checkpoint["adapted"] = {"method": type(self).__name__} | self._data()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""
         for name, buffer in self.named_buffers():
             if name in checkpoint["state_dict"]:
                 buffer.resize_(checkpoint["state_dict"][name].shape)
+
+    def _data(self) -> dict[str, Any]:
+        datamodule = getattr(self._trainer, "datamodule", None)
+        return {name: getattr(datamodule, name) for name in _DATA if hasattr(datamodule, name)}
+
+    def load(self, path: Path, data: L.LightningDataModule) -> None:
+        """Takes the state of a checkpoint that was adapted with the same options, and to the same data.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is something else, or an option contradicts it.
+        """
+        checkpoint = read_checkpoint(path)
+        adapted = checkpoint.get("adapted", {})
+        if (method := adapted.get("method", type(self).__name__)) != type(self).__name__:
+            raise ValueError(f"{path} holds a {method}, not a {type(self).__name__}: pass the --config of its `fit`.")
+        asked = {f"data.{name}": (adapted[name], getattr(data, name)) for name in _DATA if name in adapted}
+        for part, was, now in (("backbone", checkpoint["backbone"], self.backbone_spec),
+                               ("model.init_args", checkpoint["init_args"], self._init_args)):  # fmt: skip
+            asked |= {f"{part}.{name}": (was.get(name), now.get(name)) for name in sorted(was.keys() | now.keys())}
+        if other := [f"{name}={was} (not {now})" for name, (was, now) in asked.items() if was != now]:
+            shown = ", ".join(other[:3]) + (" ..." if len(other) > 3 else "")
+            raise ValueError(f"{path} was adapted with {shown}: pass the same options as to its `fit`.")
+        try:
+            self.on_load_checkpoint(checkpoint)
+            self.load_state_dict(checkpoint["state_dict"])
+        except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"{path} does not fit a {type(self).__name__} ({reason}): adapt anew with `fit`."
+            ) from None
 
     @classmethod
     def load_from_checkpoint(cls: type[Module], checkpoint_path: str | Path, **kwargs: Any) -> Module:  # type: ignore[override]
@@ -55,7 +113,7 @@ class Rebuildable(L.LightningModule, metaclass=_NotesArguments):
             checkpoint_path: a file written by `Trainer.save_checkpoint`.
             **kwargs: constructor arguments that replace the saved ones.
         """
-        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = read_checkpoint(Path(checkpoint_path))
         kwargs = checkpoint["init_args"] | kwargs
         kwargs.setdefault("backbone", Backbone(**checkpoint["backbone"], weights="none"))
         return super().load_from_checkpoint(checkpoint_path, weights_only=True, **kwargs)

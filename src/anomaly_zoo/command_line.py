@@ -7,14 +7,19 @@ from time import perf_counter
 from typing import Any
 
 import lightning.pytorch as L
+from jsonargparse.typing import OpenUnitInterval
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import distributed
 
 from anomaly_zoo.config import AnomalyCLI, plain
 from anomaly_zoo.deploy.adapting import make_model, require_deployable
+from anomaly_zoo.deploy.inspecting import warn
 from anomaly_zoo.deploy.model_folder import save as save_model
+from anomaly_zoo.files import replacing
 from anomaly_zoo.results import Result, load, save
 from anomaly_zoo.run import describe, measured
 from anomaly_zoo.tracking import tracker
+from anomaly_zoo.types import Batch, Prediction
 from anomaly_zoo.yaml_files import name_in_results
 
 CHECKPOINT = "adapted.ckpt"
@@ -35,13 +40,18 @@ class CommandLine(AnomalyCLI):
         if subcommand == "fit":
             parser.add_argument("--output", type=str | None, help="model folder to write (docs/deploy.md)")
             rate = "share of normal images that may count as anomalous, for --output"
-            parser.add_argument("--false_alarm_rate", type=float, default=0.05, help=rate)
+            spelled = "--false_alarm_rate", "--false-alarm-rate"
+            parser.add_argument(*spelled, type=OpenUnitInterval, default=0.05, help=rate)
         return parser
 
     def before_fit(self) -> None:
         """Tracks the run with W&B (offline; `WANDB=0` switches it off) unless a logger is configured."""
-        if self.config.fit.output is not None:
-            require_deployable(self.datamodule)
+        if self.config.fit.ckpt_path is not None:
+            raise ValueError("fit adapts anew, to a new support: leave --ckpt_path out.")
+        if (output := self.config.fit.output) is not None:
+            require_deployable(self.model, self.datamodule)
+            if Path(output).is_file():
+                raise ValueError(f"--output {output} is a file: choose another name for the model folder.")
         if not self.trainer.loggers:
             self.trainer.logger = tracker(self._folder, self._known())
 
@@ -52,7 +62,9 @@ class CommandLine(AnomalyCLI):
         self._say(f"Adapted. Test it: the same options with `test --ckpt_path {path}`")
         if self.config.fit.output is not None and self.trainer.is_global_zero:
             output = Path(self.config.fit.output)
-            save_model(make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate), output)
+            model = make_model(self.model, self.datamodule, self.config.fit.false_alarm_rate)
+            save_model(model, output)
+            warn(model.warnings)
             self._say(f"Inspect images: `predict --model {output} FOLDER --output out`")
             if self.model.steps:
                 self._say(
@@ -60,10 +72,16 @@ class CommandLine(AnomalyCLI):
                 )
 
     def before_test(self) -> None:
-        """Asks for the adapted module."""
+        """Loads the adapted module."""
         assert self.subcommand is not None
-        if self.config[self.subcommand].ckpt_path is None:
+        path = self.config[self.subcommand].ckpt_path
+        self.config_init[self.subcommand].ckpt_path = None  # so that Lightning does not load it as well
+        if path is None:
             raise ValueError(f"{self.subcommand} needs --ckpt_path: the {CHECKPOINT} that `fit` wrote.")
+        self.model.load(Path(path), self.datamodule)
+        images = len(self.datamodule.test_dataloader().dataset)  # type: ignore[arg-type]
+        if images < self.trainer.world_size:  # a process without an image would let the others wait
+            raise ValueError(f"{self.trainer.world_size} devices for {images} images: pass --trainer.devices={images}.")
 
     before_predict = before_test
 
@@ -81,15 +99,10 @@ class CommandLine(AnomalyCLI):
 
     def predict(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Writes the score of every test image."""
-        predictions = self.trainer.predict(model, **kwargs)
-        assert predictions is not None
-        scores = [score for prediction in predictions for score in prediction.image_score.tolist()]  # type: ignore[union-attr]
-        loader: Any = self.datamodule.predict_dataloader()
-        paths = [loader.dataset.paths[index] for index in loader.sampler]
-        path = self._folder / PREDICTIONS
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("path", "image_score"), *zip(paths, scores, strict=True)])
-        self._say(f"Scores of {len(scores)} images: {path}")
+        scores = _Scores(self._folder / PREDICTIONS)
+        self.trainer.callbacks.append(scores)  # type: ignore[attr-defined]
+        self.trainer.predict(model, **kwargs | {"return_predictions": False})
+        self._say(f"Scores of {len(scores.rows)} images: {scores.path}")
 
     def _save(self, result: Result) -> None:
         path = result.path_in(self._folder / STORE)
@@ -114,3 +127,26 @@ class CommandLine(AnomalyCLI):
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:
             sys.stdout.write(f"{text}\n")
+
+
+class _Scores(L.Callback):
+    """Writes the score of every image once, whichever process made it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[tuple[str, float]] = []
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Prediction, batch: Batch, *args: Any
+    ) -> None:
+        self.rows += zip(batch.path, outputs.image_score.tolist(), strict=True)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gathered = [self.rows]
+        if distributed.is_initialized():
+            gathered = [[] for _ in range(trainer.world_size)]
+            distributed.all_gather_object(gathered, self.rows)
+        self.rows = sorted({row for part in gathered for row in part})
+        if trainer.is_global_zero:
+            with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([("path", "image_score"), *self.rows])

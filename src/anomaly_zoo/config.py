@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -107,6 +108,15 @@ class AnomalyCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise ValueError(" ".join(str(error).split())) from None
+        trainer = self.config.get(self.config.get("subcommand") or "", self.config).trainer
+        if trainer.precision not in (None, 32, "32", "32-true"):
+            raise ValueError(f"trainer.precision is {trainer.precision}, but scores need 32-true: leave it out.")
+        strategy = getattr(trainer.strategy, "class_path", trainer.strategy)
+        if not re.fullmatch(r"auto|ddp(_find_unused_parameters_\w+)?|.*\.(DDP|SingleDevice)Strategy", str(strategy)):
+            raise ValueError(f"trainer.strategy is {strategy}: choose auto or ddp, in which every image counts once.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes nothing from a checkpoint: options that contradict it are refused (see `Rebuildable.load`)."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Lets a method that trains nothing run on several processes too: DDP refuses to wrap it.

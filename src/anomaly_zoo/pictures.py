@@ -14,7 +14,7 @@ MAX_SIDE_PX = 1024
 
 TILE_PX = 160
 _BAR_PX, _LABEL_PX, _FONT_PX = 14, 62, 12
-_ANOMALOUS, _NORMAL, _CONTOUR = (214, 40, 40), (42, 157, 80), (255, 255, 255)
+_FRAMES, _CONTOUR = {True: (214, 40, 40), False: (42, 157, 80), None: (128, 128, 128)}, (255, 255, 255)
 _PLACES = np.linspace(0, 1, 6)
 _COLOURS = np.array([(20, 16, 80), (38, 84, 180), (60, 170, 170), (240, 220, 90), (240, 120, 40), (180, 10, 20)])
 
@@ -90,10 +90,12 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.I
     return canvas
 
 
-def tile(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, label: str, is_anomalous: bool) -> Image.Image:
-    """A small overlay with a frame in the colour of the decision and a line of text below."""
+def tile(
+    image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, label: str, is_anomalous: bool | None
+) -> Image.Image:
+    """A small overlay with a frame in the colour of the decision (grey if there is none) and a line of text below."""
     picture = _contoured(image, anomaly_map, scale, TILE_PX - 8)
-    canvas = Image.new("RGB", (TILE_PX, TILE_PX + 18), _ANOMALOUS if is_anomalous else _NORMAL)
+    canvas = Image.new("RGB", (TILE_PX, TILE_PX + 18), _FRAMES[is_anomalous])
     canvas.paste(picture, ((TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2))
     ImageDraw.Draw(canvas).text((4, TILE_PX), label[-26:], fill="white", font=ImageFont.load_default(_FONT_PX))
     return canvas

@@ -2,6 +2,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.deploy.adapting import adapt, make_model
 from anomaly_zoo.deploy.calibration import tail_quantile
 from anomaly_zoo.deploy.model_folder import Model
+from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from anomaly_zoo.methods.memory import PatchCore
 from anomaly_zoo.nn.backbone import Backbone
 from tests.deploy.conftest import METHODS
@@ -26,10 +28,28 @@ def test_the_threshold_comes_from_the_held_out_support(method: str, model_of: Ca
     assert calibration.map_threshold == pytest.approx(tail_quantile(calibration.map_peaks, 0.05))
 
 
-def test_a_single_image_gets_a_threshold_from_its_views(model_of: Callable[..., Model]) -> None:
-    calibration = model_of("patchcore", "--data.shots=1").calibration
-    assert len(calibration.image_scores) == 7
-    assert calibration.threshold > max(calibration.image_scores)
+def test_a_single_image_gets_scores_and_no_decision(model_of: Callable[..., Model], images: list[np.ndarray]) -> None:
+    model = model_of("patchcore", "--data.shots=1")
+    assert len(model.calibration.image_scores) == 7
+    (warning,) = model.warnings
+    assert "1 independent image, so that there is a score and no decision, unless you pass --threshold" in warning
+    inspector = TorchInspector(model)
+    assert [(found.is_anomalous, found.numbers(None)["decision"]) for found in inspector.inspect(images[:1])] == [
+        (None, "undecided")
+    ]
+    with pytest.raises(ValueError, match="one independent support image promises no false-alarm rate"):
+        inspector.decide(None, 0.1)
+    inspector.decide(0.0, None)
+    assert (inspector.inspect(images[:1])[0].is_anomalous, inspector.warnings) == (True, ())
+
+
+def test_few_images_or_copies_are_warned_of(model: Model, model_of: Callable[..., Model]) -> None:
+    assert model.warnings == ()
+    (warning,) = model_of("patchcore", "--data.shots=3").warnings
+    assert warning == (
+        "the support has 3 independent images, so that the threshold is a guess: "
+        "adapt to 4 or more, better 8, of different parts."
+    )
 
 
 def test_a_module_that_is_not_fitted_is_refused(tiny_root: Path) -> None:

@@ -19,6 +19,7 @@ def test_one_more_normal_score_exceeds_the_threshold_as_often_as_asked_for(count
 def test_the_p_value_falls_below_the_rate_exactly_above_the_threshold() -> None:
     scores = [2.0, 3.5, 3.0, 4.0]
     calibration = calibrate(scores, [1.0, 1.5, 1.2, 1.1], 0.5, false_alarm_rate=0.03)
+    assert calibration.threshold is not None
     spread = stats.sem(scores) * (len(scores) + 1) ** 0.5  # s / sqrt(n) * sqrt(n + 1)
     assert calibration.threshold == pytest.approx(stats.t(3, np.mean(scores), spread).isf(0.03))
     assert calibration.p_value(calibration.threshold) == pytest.approx(0.03, rel=1e-9)

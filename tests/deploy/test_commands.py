@@ -1,11 +1,13 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from anomaly_zoo.__main__ import main
 from anomaly_zoo.config import method_files
 from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy import inspecting
+from anomaly_zoo.deploy.calibration import calibrate
 from anomaly_zoo.deploy.commands import _parser
 from anomaly_zoo.deploy.model_folder import Model, load, save
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
@@ -47,7 +51,7 @@ def test_fit_writes_a_model_folder(tiny_root: Path, tmp_path: Path, capsys: pyte
         f"Inspect images: `predict --model {tmp_path / 'model'} FOLDER --output out`\n"
     )
     model = load(tmp_path / "model")
-    assert (model.category, model.image_size, len(model.support)) == ("beta", 64, 3)
+    assert (model.category, model.image_shape, len(model.support)) == ("beta", (64, 64), 3)
     assert model.calibration.false_alarm_rate == 0.1
     images = [read_image(path) for path in sorted((tiny_root / "beta" / "test").glob("*/*.png"))]
     batch = next(iter(cli.datamodule.test_dataloader()))
@@ -112,6 +116,15 @@ def test_files_that_cannot_be_read_are_listed_and_do_not_end_the_rest(
         (["predict", "--model", "M", "empty", "--output", "o"], "no images in empty"),
         (["predict", "--model", "M", "x", "y", "--watch", "--output", "o"], "--watch needs one folder, not x y"),
         (["predict", "--model", "M", "x", "--output", "o", "--batch-size", "0"], "'0' is not a number of 1 or more"),
+        (["predict", "--model", "M", "x", "--output", "o", "--threshold", "nan"], "'nan' is not a number"),
+        (["predict", "--model", "M", "x", "--output", "o", "--false_alarm_rate", "5"], "5 is no share between 0 and 1"),
+        (["predict", "--model", "M", "x", "--output", "o", "--false-alarm-rate=0"], "0 is no share between 0 and 1"),
+        (
+            ["predict", "--model", "M", "x", "--output", "o", "--threshold=1", "--false-alarm-rate=.1"],
+            "pass one of them",
+        ),
+        (["predict", "--model", "M", "x", "--output", "o", "--device", "nonsense"], "--device nonsense cannot be used"),
+        (["export", "--model", "M", "--output", "empty"], "--output empty is a folder: name a file"),
         (["export"], "the following arguments are required: --model"),
         (["export", "--model", "gone"], "gone is no model folder"),
         (["serve", "--model", "gone"], "gone is no model folder"),
@@ -129,6 +142,65 @@ def test_a_mistake_is_one_line_that_names_it(
     assert said.err.startswith("error: ")
     assert named in said.err
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("spelled", ["--false-alarm-rate", "--false_alarm_rate"])
+def test_a_threshold_or_a_rate_without_adapting_anew(
+    spelled: str, folder: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["predict", "--model", folder, tiny_root / "alpha" / "test" / "large", "--output"]
+    assert say(monkeypatch, *arguments, tmp_path / "a", "--threshold", 1e6) == 0
+    assert {(row["decision"], row["threshold"]) for row in rows(tmp_path / "a")} == {("normal", "1000000.0")}
+    assert say(monkeypatch, *arguments, tmp_path / "b", spelled, 0.2) == 0
+    calibration = load(folder).calibration
+    expected = calibrate(calibration.image_scores, calibration.map_peaks, calibration.map_level, 0.2).threshold
+    assert {float(row["threshold"]) for row in rows(tmp_path / "b")} == {expected}
+
+
+def test_warnings_of_a_model_are_said_where_it_decides(
+    model: Model, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibration = replace(model.calibration, threshold=None)
+    save(replace(model, warnings=("one image alone",), calibration=calibration), tmp_path / "one")
+    images = tiny_root / "alpha" / "test" / "good"
+    assert say(monkeypatch, "predict", "--model", tmp_path / "one", images, "--output", tmp_path / "o") == 0
+    said = capsys.readouterr()
+    assert (said.err, said.out) == ("warning: one image alone\n", f"3 undecided: {tmp_path / 'o'}\n")
+    assert (
+        say(monkeypatch, "predict", "--model", tmp_path / "one", images, "--output", tmp_path / "o", "--threshold=9")
+        == 0
+    )
+    assert capsys.readouterr().err == ""
+    rate = ["predict", "--model", tmp_path / "one", images, "--output", tmp_path / "o", "--false-alarm-rate=.1"]
+    assert say(monkeypatch, *rate) == 2
+    assert "promises no false-alarm rate: pass --threshold" in capsys.readouterr().err
+
+
+def test_outputs_inside_the_input_are_not_inspected(
+    folder: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_root / "alpha" / "test" / "large", tmp_path / "cam")
+    for name in ("found", "found", "found again", "."):
+        arguments = ["predict", "--model", folder, tmp_path / "cam", "--output", tmp_path / "cam" / name]
+        assert say(monkeypatch, *arguments, "--overlays", "all", "--maps") == 0
+        assert len(rows(tmp_path / "cam" / name)) == 3
+
+
+def test_a_watched_folder_that_disappears_is_one_line(
+    folder: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_root / "alpha" / "test" / "large", tmp_path / "cam")
+    plain = inspecting.time.sleep
+    looks = iter(range(4))
+    monkeypatch.setattr(
+        inspecting.time, "sleep", lambda _: plain(0) if next(looks) < 3 else shutil.rmtree(tmp_path / "cam")
+    )
+    arguments = ["predict", "--watch", "--model", folder, tmp_path / "cam", "--output", tmp_path / "o"]
+    assert say(monkeypatch, *arguments) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: the watched folder {tmp_path / 'cam'} has disappeared: start again when it is back.\n"
+    assert len(rows(tmp_path / "o")) == 3
+    assert (tmp_path / "o" / "summary.json").is_file()
 
 
 def test_new_products_get_a_method_that_there_is() -> None:

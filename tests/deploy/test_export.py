@@ -11,12 +11,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 
 from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy.calibration import calibrate
 from anomaly_zoo.deploy.export import OPSET, export_onnx, quantise
-from anomaly_zoo.deploy.inspecting import INPUT, OUTPUTS
+from anomaly_zoo.deploy.inspecting import INPUT, OUTPUTS, find_images
 from anomaly_zoo.deploy.model_folder import Model
-from anomaly_zoo.deploy.runtime import OnnxInspector, decode
+from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files
+from anomaly_zoo.deploy.runtime import OnnxInspector
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 from tests.conftest import write_image
 from tests.deploy.conftest import METHODS, agree, inspections
@@ -133,15 +136,63 @@ sys.exit(runtime.main(sys.argv[1:]))
         assert float(row["image_score"]) == pytest.approx(other.image_score, rel=1e-4)
 
 
-def test_the_runtime_reads_images_as_the_package_does(tmp_path: Path) -> None:
+def test_both_inspectors_agree_on_every_file(patchcore: Path, model: Model, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    colour, deep = rng.integers(0, 256, (12, 16, 3), np.uint8), rng.integers(0, 65536, (12, 16), np.uint16)
-    pixels = dict.fromkeys(("a.png", "a.bmp", "a.tif", "a.jpg"), colour) | {"grey.png": colour[..., 0]}
-    for name, image in (pixels | dict.fromkeys(("deep.png", "deep.tif"), deep)).items():
-        path = write_image(tmp_path / name, image)
-        np.testing.assert_array_equal(decode(path.read_bytes(), name), read_image(path))
-    with pytest.raises(ValueError, match="cannot read cut as an image"):
-        decode((tmp_path / "a.png").read_bytes()[:200], "cut")
+    colour, deep = rng.integers(0, 256, (48, 56, 3), np.uint8), rng.integers(0, 65536, (48, 56), np.uint16)
+    pixels = dict.fromkeys(("a.png", "a.bmp", "a.tif", "a.jpg", "a.webp"), colour) | {"grey.png": colour[..., 0]}
+    pixels |= dict.fromkeys(("deep.png", "deep.tif"), deep) | {"colour16.png": colour.astype(np.uint16) * 257}
+    pixels |= {"float.tif": colour.astype(np.float32) / 255, "float32.tif": deep.astype(np.float32)}
+    for name, image in pixels.items():
+        write_image(tmp_path / name, image)
+    Image.fromarray(colour).save(tmp_path / "stack.tif", save_all=True, append_images=[Image.fromarray(colour[::-1])])
+    Image.fromarray(colour).save(tmp_path / "moving.webp", save_all=True, append_images=[Image.fromarray(colour[::-1])])
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    (tmp_path / "none.png").write_bytes(b"")
+    decisions = []
+    for inspector in (TorchInspector(model), OnnxInspector(patchcore)):
+        folder = tmp_path / type(inspector).__name__
+        with PredictionWriter(folder, inspector, "none") as writer:
+            inspect_files(inspector, find_images([str(tmp_path)]), writer)
+        rows = csv.DictReader((folder / "predictions.csv").read_text().splitlines())
+        decisions.append({row["path"]: row["decision"] for row in rows})
+    assert decisions[0] == decisions[1]
+    unreadable = {Path(path).name for path, decision in decisions[0].items() if decision == "unreadable"}
+    assert unreadable >= {"float.tif", "float32.tif", "stack.tif", "moving.webp", "cut.png", "none.png"}
+    assert not unreadable & {"a.png", "a.bmp", "a.tif", "a.webp", "deep.tif", "grey.png"}
+
+
+def test_both_inspectors_treat_frames_alike(patchcore: Path, model: Model, images: list[np.ndarray]) -> None:
+    inspectors = TorchInspector(model), OnnxInspector(patchcore)
+    found, expected = (inspector.inspect([images[0][::-1, ::2]]) for inspector in inspectors)
+    agree(found, expected)
+    for inspector in inspectors:
+        assert inspector.inspect([]) == []
+        for frame in (images[0] / 255, images[0][..., 0]):
+            with pytest.raises(ValueError, match="pass a list of uint8 RGB arrays"):
+                inspector.inspect([frame])
+
+
+def test_another_threshold_or_rate_is_that_of_the_model_folder(patchcore: Path, model: Model) -> None:
+    inspectors = TorchInspector(model), OnnxInspector(patchcore)
+    for inspector in inspectors:
+        inspector.decide(None, 0.01)
+    scores, peaks = model.calibration.image_scores, model.calibration.map_peaks
+    expected = calibrate(scores, peaks, model.calibration.map_level, 0.01)
+    assert [inspector.calibration for inspector in inspectors] == [expected, expected]
+    for inspector in inspectors:
+        inspector.decide(1.5, None)
+        assert (inspector.threshold, inspector.scale.threshold) == (1.5, expected.map_threshold)
+
+
+def test_a_model_that_decides_nothing_says_so_in_onnxruntime(
+    exported: Callable[..., Path], model_of: Callable[..., Model], images: list[np.ndarray]
+) -> None:
+    path, alone = exported("patchcore", "--data.shots=1"), model_of("patchcore", "--data.shots=1")
+    inspector = OnnxInspector(path)
+    assert inspector.warnings == alone.warnings != ()
+    assert [found.is_anomalous for found in inspector.inspect(images[:2])] == [None, None]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.run(["is_anomalous"], {INPUT: images[0][None]})[0].all()  # rather all than none
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -153,5 +204,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     foreign = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:]), ir_version=10,
                                      opset_imports=[onnx.helper.make_opsetid("", OPSET)])  # fmt: skip
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(ValueError, match=r"was not written by `python -m anomaly_zoo export`"):
+    with pytest.raises(ValueError, match=r"is another model, or of another version \\(outputs: b\\)"):
         OnnxInspector(tmp_path / "foreign.onnx")

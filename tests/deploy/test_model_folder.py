@@ -121,16 +121,16 @@ def test_only_methods_of_the_package_are_constructed(folder: Path, name: str) ->
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"schema": 2}, "was written by an earlier version (schema 2): write the folder anew with `fit --output`."),
-        ({"schema": 4}, "has schema 4, this version reads 3: upgrade"),
-        ({"image_size": "64"}, "does not hold the fields"),
-        ({"image_size": 0}, "image_size=0"),
+        ({"schema": 3}, "was written by an earlier version (schema 3): write the folder anew with `fit --output`."),
+        ({"schema": 5}, "has schema 5, this version reads 4: upgrade"),
+        ({"image_shape": "64"}, "does not hold the fields"),
+        ({"image_shape": [0, 64]}, r"image_shape=(0, 64)"),
         ({"extra": 1}, "does not hold the fields"),
-        ({"backbone": {"name": "resnet18", "stages": [1], "weights": "evil.pth"}}, "evil.pth"),
-        ({"backbone": {"name": "resnet18", "stages": [1, 2]}}, "does not fit this version"),
+        ({"backbone": {"name": "resnet18", "stages": [1], "scales": [1.0], "weights": "evil.pth"}}, "evil.pth"),
+        ({"backbone": {"name": "resnet18", "stages": [1, 2], "scales": [1.0]}}, "does not fit this version"),
         ({"init_args": {"command": "true"}}, "does not fit this version"),
-        ({"calibration": {}}, "does not hold the fields of schema 3 (Object missing required field `false_alarm_rate`"),
-        ({"tiling": {"image_size": 64, "tile_px": 65}}, "tile_px is 65"),
+        ({"calibration": {}}, "does not hold the fields of schema 4 (Object missing required field `false_alarm_rate`"),
+        ({"tiling": {"shape": [64, 64], "tile_px": 65}}, "tile_px is 65"),
     ],
 )
 def test_a_record_that_says_something_else_is_refused(folder: Path, changes: dict[str, Any], named: str) -> None:
@@ -143,7 +143,7 @@ def test_a_record_that_says_something_else_is_refused(folder: Path, changes: dic
 def test_a_pickle_is_no_tensors(folder: Path) -> None:
     torch.save(nn.Linear(1, 1), folder / TENSORS)
     edit(folder, tensors_sha256=hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest())
-    with pytest.raises(Exception, match="header"):
+    with pytest.raises(ValueError, match=r"does not fit this version .*header.*: write the folder anew"):
         load(folder)
 
 

@@ -6,22 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from anomaly_zoo.data.images import read_image
-from anomaly_zoo.deploy.inspecting import Inspection
+from anomaly_zoo.deploy.calibration import Calibration
+from anomaly_zoo.deploy.inspecting import Inspection, Inspector
 from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files
-from anomaly_zoo.pictures import Scale
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 
 
-class Recorded:
+class Recorded(Inspector):
     """An inspector to which the name of a file is its score."""
 
-    threshold = 2.0
-    scale = Scale(0.0, 1.0)
-
-    def read(self, path: Path) -> np.ndarray:
+    def read(self, path: Path) -> np.ndarray:  # type: ignore[override]
         if path.stem == "damaged":
             raise ValueError("cut\noff")
         return np.full((20, 30, 3), int(float(path.stem)), np.uint8)
@@ -30,11 +28,11 @@ class Recorded:
         return [found(float(image[0, 0, 0])) for image in images]
 
 
-MODEL = Recorded()
+MODEL = Recorded(Calibration(0.05, 2.0, 1.0, 0.0, [], [], [], []), ["a guess"])
 
 
-def found(score: float) -> Inspection:
-    return Inspection(score, 0.5, 0.25, score > 2, np.full((8, 8), score, np.float32))
+def found(score: float, decides: bool = True) -> Inspection:
+    return Inspection(score, 0.5, 0.25, score > 2 if decides else None, np.full((8, 8), score, np.float32))
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -51,6 +49,7 @@ def test_a_row_a_line_and_an_overlay(tmp_path: Path) -> None:
     assert lines[1] == {
         "path": "b/größe.png", "decision": "anomalous", "image_score": 3.0, "threshold": 2.0, "p_value": 0.5,
         "conformal_p_value": 0.25, "map_peak": 3.0, "overlay": "overlays/000001_größe.png", "error": "",
+        "mask": "masks/000001_größe.png", "map": "", "file_state": "", "sha256": "",
     }  # fmt: skip
     assert lines[2]["error"] == "cut off"
     assert lines[2]["image_score"] is None
@@ -61,7 +60,7 @@ def test_a_row_a_line_and_an_overlay(tmp_path: Path) -> None:
         "images": 3, "normal": 1, "anomalous": 1, "unreadable": 1,
     }  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "contact_sheet.png", "overlays", "predictions.csv", "predictions.jsonl", "summary.json",
+        "contact_sheet.png", "masks", "overlays", "predictions.csv", "predictions.jsonl", "summary.json",
     ]  # fmt: skip
 
 
@@ -69,7 +68,7 @@ def test_files_are_inspected_in_batches_and_damaged_ones_passed_over(tmp_path: P
     names = [Path(name) for name in ("1.png", "3.png", "damaged.png", "4.png", "0.png")]
     with PredictionWriter(tmp_path, MODEL, "none") as writer:
         inspect_files(MODEL, names, writer, batch_size=2)
-    assert writer.counts == {"normal": 2, "anomalous": 2, "unreadable": 1}
+    assert writer.counts == {"normal": 2, "anomalous": 2, "undecided": 0, "unreadable": 1}
     assert [row["image_score"] for row in rows(tmp_path)] == ["1.0", "3.0", "", "4.0", "0.0"]
 
 
@@ -106,13 +105,56 @@ def test_a_run_that_was_stopped_has_whole_lines_and_no_summary(tmp_path: Path) -
 @pytest.mark.parametrize("torn", ["", '{"path": "b.png", "deci', '{"path": "b.png"}'])
 def test_watching_goes_on_after_the_lines_of_an_earlier_run(torn: str, tmp_path: Path) -> None:
     with PredictionWriter(tmp_path, MODEL, append=True) as writer:
-        writer.write(Path("a.png"), IMAGE, found(1.0))
+        writer.write(Path("a.png"), IMAGE, found(1.0), ("1 2 3", "hash"))
     with (tmp_path / "predictions.jsonl").open("a") as file:
         file.write(torn)
     with PredictionWriter(tmp_path, MODEL, append=True) as writer:
-        assert writer.known == {"a.png"}
+        assert writer.known == {Path("a.png").absolute(): ("1 2 3", "hash")}
         writer.write(Path("b.png"), IMAGE, found(3.0))
     assert [row["path"] for row in rows(tmp_path)] == ["a.png", "b.png"]
     assert (tmp_path / "overlays" / "000001_b.png").is_file()
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in lines] == ["a.png", "b.png"]
+
+
+def test_lines_of_another_version_are_not_continued(tmp_path: Path) -> None:
+    (tmp_path / "predictions.jsonl").write_text('{"path": "a.png", "decision": "normal"}\n')
+    with pytest.raises(ValueError, match=r"predictions.jsonl has lines that are not of this version: choose another"):
+        PredictionWriter(tmp_path, MODEL, append=True)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "o").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"--output .*o is a file: choose another name"):
+        PredictionWriter(tmp_path / "o", MODEL)
+
+
+@pytest.mark.parametrize(("maps", "overlays", "written"), [
+    (False, "none", []), (False, "anomalous", ["masks/000001_b.png"]),
+    (False, "all", ["masks/000000_a.png", "masks/000001_b.png"]),
+    (True, "none", ["maps/000000_a.npy", "maps/000001_b.npy", "masks/000000_a.png", "masks/000001_b.png"]),
+])  # fmt: skip
+def test_maps_and_masks_have_the_size_of_the_image(
+    maps: bool, overlays: Any, written: list[str], tmp_path: Path
+) -> None:
+    step = np.zeros((8, 8), np.float32)
+    step[:, 4:] = 3.0
+    with PredictionWriter(tmp_path, MODEL, overlays, maps=maps) as writer:
+        writer.write(Path("a.png"), IMAGE, found(1.5))
+        writer.write(Path("b.png"), IMAGE, Inspection(3.0, 0.5, 0.25, True, step))
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("ma*/*")) == written
+    if maps:
+        stretched = np.load(tmp_path / "maps" / "000001_b.npy", allow_pickle=False)
+        assert (stretched.shape, stretched.dtype, stretched.min(), stretched.max()) == ((20, 30), np.float32, 0.0, 3.0)
+        with Image.open(tmp_path / "masks" / "000001_b.png") as mask:
+            assert (np.asarray(mask) == (stretched > MODEL.scale.threshold)).all()
+        assert [row["map"] for row in rows(tmp_path)] == ["maps/000000_a.npy", "maps/000001_b.npy"]
+
+
+def test_what_is_not_decided_has_pictures_and_no_mask(tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path, MODEL, maps=True) as writer:
+        writer.write(Path("a.png"), IMAGE, found(1.5, decides=False))
+    (row,) = rows(tmp_path)
+    assert (row["decision"], row["mask"], bool(row["overlay"]), bool(row["map"])) == ("undecided", "", True, True)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["undecided"], summary["warnings"]) == (1, ["a guess"])

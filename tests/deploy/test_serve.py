@@ -82,6 +82,16 @@ def test_a_product_is_adapted_and_kept(client: Client, place: Path, test_images:
     again.close()
 
 
+def test_a_product_that_cannot_be_relied_on_says_so(model: Model, picture: bytes, tmp_path: Path) -> None:
+    calibration = replace(model.calibration, threshold=None)
+    save(replace(model, warnings=("one image alone",), calibration=calibration), tmp_path / "one")
+    with running(Products(tmp_path, lambda *_: model)) as client:
+        (listed,) = client.ask("GET", "/api/products").json
+        assert (listed["warnings"], listed["threshold"]) == (["one image alone"], None)
+        found = client.ask("POST", "/api/products/one/inspect", picture).json
+        assert (found["warnings"], found["decision"], found["threshold"]) == (["one image alone"], "undecided", None)
+
+
 def test_an_adaptation_that_fails_says_why(client: Client, picture: bytes) -> None:
     key = client.ask("POST", "/api/adaptations").json["id"]
     assert client.ask("POST", f"/api/adaptations/{key}/start").status == 409

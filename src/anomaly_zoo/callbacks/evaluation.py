@@ -34,7 +34,9 @@ class EvaluationCallback(L.Callback):
     ms_per_image: float
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts afresh."""
+        """Starts afresh; ValueError if there is no datamodule."""
+        if trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise ValueError("Pass the data as `trainer.test(module, datamodule=...)`: it knows the defects.")
         self._metrics = DetectionMetrics(trainer.datamodule.defects)  # type: ignore[attr-defined]
         self._images: list[ImageScore] = []
         self._batch_ms: list[float] = []

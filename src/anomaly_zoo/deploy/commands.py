@@ -1,17 +1,20 @@
 """`python -m anomaly_zoo predict --model | export | serve`: what is done with an adapted method."""
 
 import argparse
+import math
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from anomaly_zoo.deploy.inspecting import Inspector, find_images, watch_folder
+from anomaly_zoo.deploy.inspecting import Inspector, find_images, warn, watch_folder
 from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files, is_whole
 
 _MODEL_HELP = "folder written by `fit --output`"
@@ -32,7 +35,10 @@ def meant(arguments: Sequence[str]) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one of the commands; 1 if a file could not be read, ValueError or OSError if the request cannot be met."""
-    options = _parser().parse_args(arguments)
+    spelled = [re.sub(r"^--[a-z_]+", lambda name: name[0].replace("_", "-"), argument) for argument in arguments]
+    options = _parser().parse_args(spelled)
+    if getattr(options, "threshold", None) is not None and options.false_alarm_rate is not None:
+        raise ValueError("--threshold and --false-alarm-rate both set the threshold: pass one of them.")
     return {"predict": _predict, "export": _export, "serve": _serve}[options.command](options)
 
 
@@ -53,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     add("images", nargs="+", help="files, folders or quoted patterns")
     add("--output", required=True, type=Path, help="folder for what is found")
     add("--overlays", choices=("anomalous", "all", "none"), default="anomalous", help="of which images")
+    add("--maps", action="store_true", help="of every image: its map (npy) and mask in its own size")
+    _add_threshold(add)
     add("--batch-size", type=_positive, default=8, help="images in memory at once")
     add("--device", default="cpu", help="cpu, cuda, ...; a model folder only")
     add("--watch", action="store_true", help="go on with whatever appears in the folder, until Ctrl-C")
@@ -63,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", required=True, type=Path, help=_MODEL_HELP)
     add("--format", choices=("onnx",), default="onnx")
     add("--output", type=Path, help="file; by default model.onnx in the model folder")
+    _add_threshold(add)
     add("--int8", action="store_true", help="weights of 8 bits; measure what it costs, see docs/deploy.md")
 
     about = "A page to drop images on; for this machine only, by default."
@@ -76,6 +85,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_threshold(add: Callable[..., Any]) -> None:
+    add(
+        "--threshold", type=_finite, help="image score above which an image counts as anomalous; by default the model's"
+    )
+    add("--false-alarm-rate", type=_rate, help="the threshold for another share of normal images")
+
+
+def _finite(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+
+
+def _rate(text: str) -> float:
+    if not 0 < (value := _finite(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.05")
+    return value
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
@@ -87,7 +116,9 @@ def _predict(options: argparse.Namespace) -> int:
     if options.watch and (len(options.images) != 1 or not folder.is_dir()):
         raise ValueError(f"--watch needs one folder, not {' '.join(options.images)}")
     inspector = _inspector(options.model, options.device)
-    with PredictionWriter(options.output, inspector, options.overlays, append=options.watch) as writer:
+    inspector.decide(options.threshold, options.false_alarm_rate)
+    warn(inspector.warnings)
+    with PredictionWriter(options.output, inspector, options.overlays, options.watch, options.maps) as writer:
         if options.watch:
             paths = watch_folder(folder, writer.known, partial(is_whole, inspector))
             with suppress(KeyboardInterrupt):  # the way to end it
@@ -100,11 +131,15 @@ def _predict(options: argparse.Namespace) -> int:
                 raise FileNotFoundError(f"no images in {' '.join(options.images)}: {endings}")
     counts = ", ".join(f"{count} {decision}" for decision, count in writer.counts.items() if count)
     sys.stdout.write(f"{counts or 'no images'}: {options.output}\n")
+    if not folder.is_dir() and options.watch:
+        raise FileNotFoundError(f"the watched folder {folder} has disappeared: start again when it is back.")
     return 1 if writer.counts["unreadable"] else 0
 
 
 def _inspector(model: Path, device: str) -> Inspector:
     if model.suffix == ".onnx":
+        if device != "cpu":
+            raise ValueError(f"--device {device} is for model folders: {model} runs on the CPU.")
         from anomaly_zoo.deploy.runtime import OnnxInspector
 
         return OnnxInspector(model)
@@ -127,7 +162,13 @@ def _export(options: argparse.Namespace) -> int:
     from anomaly_zoo.deploy.model_folder import load
 
     output = options.output or options.model / ("model.int8.onnx" if options.int8 else "model.onnx")
-    export_onnx(load(options.model), output)
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a file, such as {output / 'model.onnx'}.")
+    model = load(options.model)
+    calibration = model.calibration.at(options.threshold, options.false_alarm_rate)
+    model = replace(model, calibration=calibration, warnings=model.warnings if options.threshold is None else ())
+    warn(model.warnings)
+    export_onnx(model, output)
     if options.int8:
         quantise(output, output)
     sys.stdout.write(f"Exported: {output} ({output.stat().st_size / 2**20:.1f} MiB)\n")

@@ -5,6 +5,7 @@ Its inputs and outputs are those of `InspectionGraph`.
 
 import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _about(model: Model) -> dict[str, str]:
         "shots": len(model.support),
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold": calibration.threshold,
-        "map_threshold": calibration.map_threshold,
-        "map_level": calibration.map_level,
+        "calibration": asdict(calibration),
+        "warnings": model.warnings,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}

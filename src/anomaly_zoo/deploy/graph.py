@@ -32,7 +32,8 @@ class InspectionGraph(nn.Module):
         self.resize = Resize(model.image_shape)
         self.tiling = model.tiling
         calibration = model.calibration
-        self.register_buffer("threshold", torch.tensor(calibration.threshold))
+        threshold = calibration.threshold if calibration.threshold is not None else -torch.inf  # rather all than none
+        self.register_buffer("threshold", torch.tensor(threshold))
         self.register_buffer("p_scores", torch.tensor(calibration.p_scores))
         self.register_buffer("p_values", torch.tensor(calibration.p_values))
         self.register_buffer("held_out", torch.tensor(calibration.image_scores))

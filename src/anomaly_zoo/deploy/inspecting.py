@@ -1,15 +1,21 @@
 """What inspects, what it says, and which files it is shown. Needs no torch."""
 
 import glob
+import hashlib
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES
+from anomaly_zoo.data.image_files import images_below, is_hidden
+from anomaly_zoo.data.images import read_image
+from anomaly_zoo.deploy.calibration import Calibration
 from anomaly_zoo.pictures import Scale
 
 INPUT, FORMAT = "image", "anomaly_zoo"
@@ -17,6 +23,12 @@ INPUT, FORMAT = "image", "anomaly_zoo"
 
 OUTPUTS = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_anomalous")
 """Of an exported file."""
+
+LINES, SHEET = "predictions.jsonl", "contact_sheet.png"
+PICTURES = ("overlays", "masks")
+"""In the folder that `predict` writes: its lines, the contact sheet, and folders of other pictures."""
+
+_WANTED = "pass a list of uint8 RGB arrays of shape (height, width, 3), as `read` returns them, with values 0 to 255."
 
 
 @dataclass(frozen=True)
@@ -27,20 +39,20 @@ class Inspection:
         image_score: higher is more anomalous; without a unit.
         p_value: the share of normal images that would score as high, by the tail fitted to the support's scores.
         conformal_p_value: the same by rank among the support's scores, never below 1 / (n + 1).
-        is_anomalous: whether the score is above the threshold.
+        is_anomalous: whether the score is above the threshold; None if there is no threshold.
         anomaly_map: float32 `h w`, a score per pixel of the resized image.
     """
 
     image_score: float
     p_value: float
     conformal_p_value: float
-    is_anomalous: bool
+    is_anomalous: bool | None
     anomaly_map: np.ndarray
 
-    def numbers(self, threshold: float) -> dict[str, Any]:
+    def numbers(self, threshold: float | None) -> dict[str, Any]:
         """The decision and what it was made from, by name."""
         return {
-            "decision": "anomalous" if self.is_anomalous else "normal",
+            "decision": {True: "anomalous", False: "normal", None: "undecided"}[self.is_anomalous],
             "image_score": self.image_score,
             "threshold": threshold,
             "p_value": self.p_value,
@@ -48,95 +60,154 @@ class Inspection:
         }
 
 
-@runtime_checkable
-class Inspector(Protocol):
-    """What can inspect images: a model folder in torch, or an exported file in onnxruntime."""
+class Inspector(ABC):
+    """What can inspect images: a model folder in torch, or an exported file in onnxruntime.
 
-    threshold: float
-    """Image score above which an image counts as anomalous."""
+    Attributes:
+        calibration: what decides.
+        warnings: why decisions cannot be relied on, and what to do.
+    """
 
-    scale: Scale
-    """What the colours of its maps mean."""
+    read = staticmethod(read_image)
 
-    def read(self, path: Path) -> np.ndarray:
-        """Reads a file as uint8 RGB `h w 3`; ValueError or OSError if that is impossible."""
+    def __init__(self, calibration: Calibration, warnings: Sequence[str] = ()) -> None:
+        self.calibration = calibration
+        self.warnings = tuple(warnings)
 
+    @abstractmethod
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
         """Scores uint8 RGB images of any sizes; what it says of one does not depend on the others."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Image score above which an image counts as anomalous; None if nothing is decided."""
+        return self.calibration.threshold
+
+    @property
+    def scale(self) -> Scale:
+        """What the colours of its maps mean."""
+        return Scale(level=self.calibration.map_level, threshold=self.calibration.map_threshold)
+
+    def decide(self, threshold: float | None, false_alarm_rate: float | None) -> None:
+        """Decides by another threshold, or for another rate; a threshold of one's own needs no warnings."""
+        self.calibration = self.calibration.at(threshold, false_alarm_rate)
+        self.warnings = self.warnings if threshold is None else ()
+
+    def is_above(self, score: float) -> bool | None:
+        """Whether a score is above the threshold, if there is one."""
+        return None if self.threshold is None else score > self.threshold
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Writes a line for each."""
+    sys.stderr.write("".join(f"warning: {warning}\n" for warning in warnings))
+
+
+def checked(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The images, contiguous; ValueError if one is anything but uint8 RGB. BGR looks the same: nobody can tell."""
+    for number, image in enumerate(images):
+        is_array = isinstance(image, np.ndarray)
+        if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            found = f"a {image.dtype} array of shape {image.shape}" if is_array else f"a {type(image).__name__}"
+            raise ValueError(f"image {number} is {found}: {_WANTED}")
+    return [np.ascontiguousarray(image) for image in images]
 
 
 def find_images(sources: Sequence[str]) -> Iterator[Path]:
     """Yields image files one by one, so that a folder may hold any number of them.
 
     Sources are files, folders (with all folders inside them, sorted by name) and patterns such as `shots/*.png`;
-    FileNotFoundError if there is no such file.
+    FileNotFoundError if there is no such file. What `predict` wrote is passed over.
     """
     for source in sources:
         path = Path(source)
-        if path.is_dir() and not path.is_symlink():  # a link could lead in circles
-            yield from _inside(path)
-        elif path.is_file():
-            yield path
-        else:
-            matches = (Path(match) for match in sorted(glob.glob(source, recursive=True)))  # noqa: PTH207 - may be absolute
-            found = [match for match in matches if match.is_file()]
+        found: Iterable[Path] = images_below(path) if path.is_dir() else [path]
+        if not path.exists():
+            matches = sorted(map(Path, glob.glob(source, recursive=True)), reverse=True)  # noqa: PTH207 - may be absolute
+            files = [match for match in matches if match.is_file() and not _hidden_in(match, path)]
+            found = sorted({match.resolve(): match for match in files}.values())  # links can lead in circles
             if not found:
                 raise FileNotFoundError(f"no image {source}: pass image files, a folder, or a pattern in quotes.")
-            yield from found
+        yield from _not_written_here(found)
+
+
+def _hidden_in(match: Path, pattern: Path) -> bool:
+    """Whether a pattern led to a hidden or system file that it does not name."""
+    return any(is_hidden(part) for part in {*match.parts} - {*pattern.parts})
+
+
+def _not_written_here(paths: Iterable[Path]) -> Iterator[Path]:
+    """Leaves out the pictures that `predict` wrote, now or in an earlier run."""
+    ours: dict[Path, tuple[bool, bool]] = {}
+    for path in paths:
+        if path.parent not in ours:
+            folder = path.parent.resolve()
+            is_of_pictures = folder.name in PICTURES and (folder.parent / LINES).is_file()
+            ours[path.parent] = is_of_pictures, (folder / LINES).is_file()
+        is_of_pictures, holds_sheet = ours[path.parent]
+        if not is_of_pictures and not (holds_sheet and path.name == SHEET):
+            yield path
+
+
+def file_state(path: Path) -> str:
+    """Its size in bytes, and when content and entry last changed, in ns; "" if it has gone."""
+    with suppress(OSError):
+        status = path.stat()
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return ""
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of what is in a file; "" if it cannot be read."""
+    with suppress(OSError):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return ""
 
 
 def watch_folder(
     folder: Path,
-    known: set[str],
+    known: Mapping[Path, tuple[str, str]],
     is_whole: Callable[[Path], bool],
     should_stop: Callable[[], bool] = lambda: False,
     interval_s: float = 0.5,
     patience_s: float = 10.0,
 ) -> Iterator[Path]:
-    """Yields every image that appears in a folder, once it is whole, for as long as nobody says stop.
+    """Yields every image that appears in a folder, once it is whole, until somebody says stop or the folder is gone.
 
-    A file counts as written when its size and time have not changed between two looks and it can be read. One that
-    cannot be read is tried again until it has not changed for `patience_s`; then it is yielded all the same, so that it
-    is reported and not lost. A file that changes after it was yielded is a new image. Paths in `known` are passed over.
+    A file counts as written when its state has not changed between two looks and it can be read. One that cannot be
+    read is tried again until it has not changed for `patience_s`; then it is yielded all the same, so that it is
+    reported and not lost. A file whose content changes after it was yielded is a new image.
+
+    Args:
+        folder: where images appear.
+        known: state and hash of images that need not come again, by absolute path.
+        is_whole: whether a file can be read to its end.
+        should_stop: asked before each look.
+        interval_s: between two looks.
+        patience_s: see above.
     """
-    done: dict[Path, tuple[int, int] | None] = {Path(path): None for path in known}
-    waiting: dict[Path, tuple[tuple[int, int], float]] = {}
-    while not should_stop():
+    done = dict(known)
+    waiting: dict[Path, tuple[str, float]] = {}
+    while not should_stop() and folder.is_dir():
+        try:
+            paths = {path.absolute(): path for path in _not_written_here(images_below(folder))}
+        except FileNotFoundError:  # a folder in it went while it was listed
+            paths = {}
         now = time.monotonic()
-        there = set()
-        for path in _inside(folder):
-            there.add(path)
-            state = _state(path)
-            if state is None or (path in done and done[path] in (None, state)):
+        for key, path in paths.items():
+            last, content = done.get(key, ("", ""))
+            state = file_state(path)
+            if state in ("", last):
                 continue
-            before, since = waiting.get(path, (None, now))
+            before, since = waiting.get(key, ("", now))
             if state != before:
-                waiting[path] = (state, now)
+                waiting[key] = (state, now)
             elif is_whole(path) or now - since >= patience_s:
-                del waiting[path]
-                done[path] = state
-                yield path
-        for gone in (done.keys() | waiting.keys()) - there:  # a camera's folder is emptied now and then
+                del waiting[key]
+                done[key] = (state, file_sha256(path))
+                if not content or done[key][1] != content:  # it was not only touched
+                    yield path
+        for gone in (done.keys() | waiting.keys()) - paths.keys():  # a camera's folder is emptied now and then
             done.pop(gone, None)
             waiting.pop(gone, None)
         time.sleep(interval_s)
-
-
-def _inside(folder: Path) -> Iterator[Path]:
-    """Images below a folder, sorted; hidden ones are passed over, since cameras and editors write into them."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _inside(path)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    """Size in bytes and time of the last change in ns; None if the file has gone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class Model:
     support: tuple[str, ...] = ()  # the support images' paths in the dataset
     support_sha256: str = ""  # of these paths, as in a result
     versions: dict[str, str] | None = None  # of the packages that it was adapted with
+    warnings: tuple[str, ...] = ()  # why the threshold cannot keep its promise, and what to do
 
     @property
     def method(self) -> str:
@@ -73,6 +75,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     support_sha256: str
     calibration: Calibration
     versions: dict[str, str]
+    warnings: tuple[str, ...]
     tensors_sha256: str
 
 
@@ -82,9 +85,7 @@ def save(model: Model, folder: Path) -> None:
     Raises:
         ValueError: the method is not one of `anomaly_zoo.methods`, or keeps something that JSON cannot hold.
     """
-    class_path = f"{type(model.module).__module__}.{type(model.module).__qualname__}"
-    if not _CLASS.fullmatch(class_path):
-        raise ValueError(f"{class_path} cannot be saved in a model folder: only methods in anomaly_zoo.methods can.")
+    class_path = class_path_of(model.module)
     checkpoint = _checkpoint(model.module)
     tensors = {name: value.contiguous().clone() for name, value in checkpoint.pop("state_dict").items()}
     content = safetensors.torch.save(tensors)
@@ -101,6 +102,7 @@ def save(model: Model, folder: Path) -> None:
         "support_sha256": model.support_sha256,
         "calibration": asdict(model.calibration),
         "versions": model.versions or _versions(),
+        "warnings": model.warnings,
         "tensors_sha256": hashlib.sha256(content).hexdigest(),
     }
     if problem := next(unwritable(record), None):
@@ -109,6 +111,14 @@ def save(model: Model, folder: Path) -> None:
     write_whole(folder / TENSORS, content)
     sealed = record | {"sha256": _digest(record)}
     write_whole(folder / RECORD, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
+
+
+def class_path_of(module: AnomalyModule) -> str:
+    """The name of its class; ValueError if a model folder cannot hold it."""
+    class_path = f"{type(module).__module__}.{type(module).__qualname__}"
+    if not _CLASS.fullmatch(class_path):
+        raise ValueError(f"{class_path} cannot be saved in a model folder: only methods in anomaly_zoo.methods can.")
+    return class_path
 
 
 def load(folder: Path) -> Model:
@@ -121,16 +131,18 @@ def load(folder: Path) -> Model:
     record = _read_record(folder / RECORD)
     try:
         content = (folder / TENSORS).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{folder / TENSORS} is missing: {_AGAIN}.") from None
+    except OSError as error:
+        raise ValueError(f"{folder / TENSORS} is missing ({error.strerror}): {_AGAIN}.") from None
     if hashlib.sha256(content).hexdigest() != record.tensors_sha256:
         raise ValueError(f"{folder / TENSORS} is damaged or was changed: {_AGAIN}.")
-    known = {"state_dict": safetensors.torch.load(content), "backbone": record.backbone, "init_args": record.init_args}
+    method, known = _method(record.class_path), {"backbone": record.backbone, "init_args": record.init_args}
     try:
-        module = _rebuild(_method(record.class_path), known | _unmarked(record.checkpoint))
-    except (TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{folder} does not fit this version ({' '.join(str(error).split())}): {_AGAIN}.") from error
-    kept = ("calibration", "image_shape", "tiling", "category", "support", "support_sha256", "versions")
+        known["state_dict"] = safetensors.torch.load(content)
+        module = _rebuild(method, known | _unmarked(record.checkpoint))
+    except (TypeError, LookupError, RuntimeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(f"{folder} does not fit this version ({reason}): {_AGAIN}.") from error
+    kept = ("calibration", "image_shape", "tiling", "category", "support", "support_sha256", "versions", "warnings")
     return Model(module, **{name: getattr(record, name) for name in kept})
 
 
@@ -144,6 +156,7 @@ def _checkpoint(module: AnomalyModule) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {name: value.detach().cpu() for name, value in module.state_dict().items()}
     checkpoint: dict[str, Any] = {"state_dict": tensors}
     module.on_save_checkpoint(checkpoint)
+    del checkpoint["adapted"]  # a model says it in its own words
     return checkpoint
 
 
@@ -157,21 +170,22 @@ def _rebuild(method: type[AnomalyModule], checkpoint: dict[str, Any]) -> Anomaly
 
 def _read_record(path: Path) -> _Record:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.parent} is no model folder ({path.name} is missing): pass one of `fit --output`."
-        )
+        found = "it is a file" if path.parent.is_file() else f"{path.name} is missing"
+        raise FileNotFoundError(f"{path.parent} is no model folder ({found}): pass one of `fit --output`.")
     if path.stat().st_size > MAX_RECORD_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {MAX_RECORD_BYTES}: {_AGAIN}.")
     try:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not whole JSON ({error}): {_AGAIN}.") from None
-    schema = values.get("schema") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or "schema" not in values:
+        raise ValueError(f"{path} holds something else ({str(values)[:60]}): {_AGAIN}.")
+    schema = values["schema"]
     if isinstance(schema, int) and schema < SCHEMA:
         raise ValueError(f"{path.parent} was written by an earlier version (schema {schema}): {_AGAIN}.")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: upgrade anomaly_zoo.")
-    if not isinstance(values, dict) or values.pop("sha256", None) != _digest(values):
+    if values.pop("sha256", None) != _digest(values):
         raise ValueError(f"{path} is damaged or was changed: {_AGAIN}.")
     try:
         record = msgspec.convert(values, _Record)

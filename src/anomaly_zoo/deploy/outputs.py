@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from anomaly_zoo.deploy.inspecting import Inspection, Inspector
+from anomaly_zoo.deploy.inspecting import LINES, SHEET, Inspection, Inspector, file_sha256, file_state
 from anomaly_zoo.files import replacing, write_whole
 from anomaly_zoo.pictures import contact_sheet, overlay, tile
 
-TABLE, LINES, SHEET, SUMMARY = "predictions.csv", "predictions.jsonl", "contact_sheet.png", "summary.json"
+TABLE, SUMMARY = "predictions.csv", "summary.json"
 _NUMBERS = ("image_score", "threshold", "p_value", "conformal_p_value", "map_peak")
-_COLUMNS = ("path", "decision", *_NUMBERS, "overlay", "error")
+_FILES = ("overlay", "error", "mask", "map", "file_state", "sha256")
+_COLUMNS = ("path", "decision", *_NUMBERS, *_FILES)
 _SHEET_TILES = 48
 _LONGEST_NAME = 80
 
@@ -33,12 +34,17 @@ class PredictionWriter:
     Args:
         folder: made when needed.
         inspector: gives the threshold and the colours.
-        overlays: of which images.
+        overlays: of which images, with a mask of the pixels above the threshold of the map, if there is a decision.
         append: go on after the lines of an earlier run; otherwise they are replaced.
+        maps: whether the map of every image is written in the image's own size, and its mask.
 
     Attributes:
-        known: paths in the lines of the earlier run.
+        known: state and hash of the images in the lines of the earlier run, by absolute path.
         counts: images by decision, of this run.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ValueError: the earlier run is of another version.
     """
 
     def __init__(
@@ -47,38 +53,52 @@ class PredictionWriter:
         inspector: Inspector,
         overlays: Literal["anomalous", "all", "none"] = "anomalous",
         append: bool = False,
+        maps: bool = False,
     ) -> None:
         self.folder = folder
-        self.threshold, self.scale = inspector.threshold, inspector.scale
-        self.overlays = overlays
-        self.counts = {"normal": 0, "anomalous": 0, "unreadable": 0}
+        self.threshold, self.scale, self.warnings = inspector.threshold, inspector.scale, inspector.warnings
+        self.overlays, self.maps = overlays, maps
+        self.counts = {"normal": 0, "anomalous": 0, "undecided": 0, "unreadable": 0}
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"--output {folder} is a file: choose another name for the folder.")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
         for name in (TABLE, LINES) if append else ():
             _mend(folder / name)
-        self.known = _known(folder / LINES) if append else set()
-        self._number = len(self.known)
+        self.known, self._number = _known(folder / LINES) if append else ({}, 0)
         self._highest: list[tuple[float, int, Image.Image]] = []
         self._start = time.monotonic()
-        mode = "a" if self.known else "w"
+        mode = "a" if self._number else "w"
         self._lines = (folder / LINES).open(mode, encoding="utf-8", errors="backslashreplace")
         self._table = (folder / TABLE).open(mode, newline="", encoding="utf-8", errors="backslashreplace")
         self._rows = csv.DictWriter(self._table, _COLUMNS)
-        if not self.known:
+        if not self._number:
             self._rows.writeheader()
 
-    def write(self, path: Path, image: np.ndarray, found: Inspection) -> None:
-        """Adds a file, its pixels (uint8 RGB `h w 3`, in its own size), and what the model says of it."""
-        name = ""
-        if self.overlays == "all" or (self.overlays == "anomalous" and found.is_anomalous):
-            name = f"overlays/{self._number:06}_{path.stem[:_LONGEST_NAME]}.png"
-            _write_picture(overlay(image, found.anomaly_map, self.scale), self.folder / name)
-        self._consider(path, image, found)
-        self._add(path, found.numbers(self.threshold) | {"map_peak": float(found.anomaly_map.max()), "overlay": name})
+    def write(self, path: Path, image: np.ndarray, found: Inspection, seen: tuple[str, str] = ("", "")) -> None:
+        """Adds a file, its pixels (uint8 RGB `h w 3`, in its own size), and what the model says of it.
 
-    def write_unreadable(self, path: Path, error: Exception) -> None:
+        `seen` are the state and the hash that the file had before it was read.
+        """
+        name, files = f"{self._number:06}_{path.stem[:_LONGEST_NAME]}", dict.fromkeys(("overlay", "mask", "map"), "")
+        is_shown = self.overlays == "all" or (self.overlays == "anomalous" and found.is_anomalous is not False)
+        stretched = _stretched(found.anomaly_map, image) if is_shown or self.maps else None
+        if is_shown:
+            files["overlay"] = f"overlays/{name}.png"
+            _write_picture(overlay(image, found.anomaly_map, self.scale), self.folder / files["overlay"])
+        if stretched is not None and found.is_anomalous is not None:
+            files["mask"] = f"masks/{name}.png"
+            _write_picture(Image.fromarray(stretched > self.scale.threshold), self.folder / files["mask"])
+        if stretched is not None and self.maps:
+            files["map"] = f"maps/{name}.npy"
+            with replacing(self.folder / files["map"], durable=False) as temporary, temporary.open("wb") as file:
+                np.save(file, stretched)
+        self._consider(path, image, found)
+        self._add(path, found.numbers(self.threshold) | {"map_peak": float(found.anomaly_map.max())} | files, seen)
+
+    def write_unreadable(self, path: Path, error: Exception, seen: tuple[str, str] = ("", "")) -> None:
         """Adds a file that is no readable image; it counts neither as normal nor as anomalous."""
-        self._add(path, {"decision": "unreadable", "error": " ".join(str(error).split())})
+        self._add(path, {"decision": "unreadable", "error": " ".join(str(error).split())}, seen)
 
     def __enter__(self) -> "PredictionWriter":
         return self
@@ -96,14 +116,16 @@ class PredictionWriter:
         summary = {
             "images": sum(self.counts.values()),
             **self.counts,
+            "warnings": self.warnings,
             "threshold": self.threshold,
             "map_threshold": self.scale.threshold,
             "seconds": round(time.monotonic() - self._start, 3),
         }
         write_whole(self.folder / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
 
-    def _add(self, path: Path, values: dict[str, Any]) -> None:
-        row = {"path": str(path), **dict.fromkeys(("decision", *_NUMBERS)), "overlay": "", "error": "", **values}
+    def _add(self, path: Path, values: dict[str, Any], seen: tuple[str, str]) -> None:
+        empty: dict[str, Any] = dict.fromkeys(_COLUMNS) | dict.fromkeys(_FILES, "")
+        row = empty | {"path": str(path), "file_state": seen[0], "sha256": seen[1]} | values
         self._rows.writerow(row)
         self._table.flush()
         self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -127,14 +149,15 @@ def inspect_files(inspector: Inspector, paths: Iterable[Path], writer: Predictio
     A file that cannot be read is written down and passed over.
     """
     for batch in _batches(paths, batch_size):
-        images = [(path, _read(inspector, path)) for path in batch]
-        readable = [image for _, image in images if isinstance(image, np.ndarray)]
+        seen = [(file_state(path), file_sha256(path)) for path in batch]  # before reading: what comes later is new
+        images = [_read(inspector, path) for path in batch]
+        readable = [image for image in images if isinstance(image, np.ndarray)]
         found = iter(inspector.inspect(readable) if readable else [])
-        for path, image in images:
+        for path, image, state in zip(batch, images, seen, strict=True):
             if isinstance(image, np.ndarray):
-                writer.write(path, image, next(found))
+                writer.write(path, image, next(found), state)
             else:
-                writer.write_unreadable(path, image)
+                writer.write_unreadable(path, image, state)
 
 
 def is_whole(inspector: Inspector, path: Path) -> bool:
@@ -162,12 +185,22 @@ def _mend(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _known(path: Path) -> set[str]:
-    """Paths in the JSON lines."""
-    if not path.is_file():
-        return set()
-    with path.open(encoding="utf-8") as lines:
-        return {str(json.loads(line)["path"]) for line in lines}
+def _known(path: Path) -> tuple[dict[Path, tuple[str, str]], int]:
+    """Files in the JSON lines, and the number of lines; ValueError if another version wrote them."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        rows = [json.loads(line) for line in lines]
+        return {Path(row["path"]).absolute(): (row["file_state"], row["sha256"]) for row in rows}, len(rows)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} has lines that are not of this version: choose another --output.") from None
+
+
+def _stretched(anomaly_map: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The map in the size of the image, float32."""
+    height, width = image.shape[:2]
+    return np.asarray(
+        Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    )
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:

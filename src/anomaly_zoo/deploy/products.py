@@ -79,6 +79,7 @@ class Products:
             "shots": len(model.support),
             "threshold": model.calibration.threshold,
             "false_alarm_rate": model.calibration.false_alarm_rate,
+            "warnings": model.warnings,
         }
 
     def begin(self) -> str:

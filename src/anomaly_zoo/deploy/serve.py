@@ -18,6 +18,7 @@ import numpy as np
 
 from anomaly_zoo.data.images import decode_image
 from anomaly_zoo.deploy.adapting import adapt
+from anomaly_zoo.deploy.inspecting import warn
 from anomaly_zoo.deploy.products import Products
 from anomaly_zoo.pictures import overlay
 
@@ -60,6 +61,7 @@ def serve(model: Path | None, folder: Path, method: str, options: list[str], hos
         ValueError: `model` is damaged.
     """
     products = Products(folder, lambda root, category, report: adapt(method, root, category, options, report), model)
+    warn(products.inspector("model").warnings if model else ())
     if host not in LOOPBACK:
         sys.stderr.write(f"warning: whoever reaches {host} can use this page; there is no password.\n")
     config = uvicorn.Config(create_app(products, host), host=host, port=port, log_level="warning", timeout_keep_alive=5)
@@ -187,4 +189,7 @@ def _inspect(products: Products, product: str, data: bytes) -> dict[str, Any]:
     picture = io.BytesIO()
     overlay(image, found.anomaly_map, inspector.scale).save(picture, format="PNG")
     content = base64.b64encode(picture.getvalue()).decode()
-    return found.numbers(inspector.threshold) | {"overlay": f"data:image/png;base64,{content}"}
+    return found.numbers(inspector.threshold) | {
+        "warnings": inspector.warnings,
+        "overlay": f"data:image/png;base64,{content}",
+    }

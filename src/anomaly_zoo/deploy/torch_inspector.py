@@ -5,36 +5,36 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from anomaly_zoo.data.images import read_image
 from anomaly_zoo.data.transforms import resize
-from anomaly_zoo.deploy.inspecting import Inspection
+from anomaly_zoo.deploy.inspecting import Inspection, Inspector, checked
 from anomaly_zoo.deploy.model_folder import Model, copy_of
 from anomaly_zoo.nn.tiling import predict_tiles
-from anomaly_zoo.pictures import Scale
 
 
-class TorchInspector:
+class TorchInspector(Inspector):
     """Inspects images on a device as the adapted module does in a run: the same resize, and the same scores."""
 
-    read = staticmethod(read_image)
-
     def __init__(self, model: Model, device: str = "cpu") -> None:
+        super().__init__(model.calibration, model.warnings)
         self.model = model
-        self.device = torch.device(device)
-        self.module = copy_of(model.module).to(self.device)
-        self.threshold = model.calibration.threshold
-        self.scale = Scale(level=model.calibration.map_level, threshold=model.calibration.map_threshold)
+        try:
+            self.device = torch.device(device)
+            self.module = copy_of(model.module).to(self.device)
+        except (RuntimeError, AssertionError) as error:  # both mean that there is no such device, or that it is full
+            raise ValueError(f"--device {device} cannot be used ({str(error).splitlines()[0]}): try cpu.") from None
 
     @torch.inference_mode()
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
-        """Scores uint8 RGB images of any sizes."""
+        """Scores uint8 RGB images of any sizes; ValueError if they are anything else."""
+        if not (images := checked(images)):
+            return []
         resized = np.stack([resize(image, self.model.image_shape) for image in images]).transpose(0, 3, 1, 2)
         batch = torch.from_numpy(np.divide(resized, np.float32(255), order="C")).to(self.device)
-        tiling, calibration = self.model.tiling, self.model.calibration
+        tiling, calibration = self.model.tiling, self.calibration
         anomaly_map, image_score = predict_tiles(self.module, batch, tiling) if tiling else self.module(batch)
         scores, maps = image_score.tolist(), anomaly_map.float().cpu().numpy()
         p_values = [(calibration.p_value(score), calibration.conformal_p_value(score)) for score in scores]
         return [
-            Inspection(score, *p, is_anomalous=score > self.threshold, anomaly_map=values)
+            Inspection(score, *p, is_anomalous=self.is_above(score), anomaly_map=values)
             for score, p, values in zip(scores, p_values, maps, strict=True)
         ]

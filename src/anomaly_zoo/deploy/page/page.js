@@ -33,8 +33,9 @@ async function showProducts(chosen) {
 function showAbout() {
   const product = products.find(entry => entry.id === find("product").value);
   find("about").textContent = !product ? "none yet: adapt one below" : product.error
-    ?? `${product.method}, ${product.shots} normal images, threshold ${product.threshold.toPrecision(4)}, `
-     + `${100 * product.false_alarm_rate} % false alarms asked for`;
+    ?? [`${product.method}, ${product.shots} normal images, ` + (product.threshold === null ? "no threshold"
+      : `threshold ${product.threshold.toPrecision(4)}, ${100 * product.false_alarm_rate} % false alarms asked for`),
+      ...product.warnings].join(". Warning: ");
 }
 
 async function inTurn(files, work) {
