@@ -274,7 +274,7 @@ GREY: Callable[[np.ndarray], Image.Image] = Image.fromarray
     "kind", ["jpeg", "jpeg with colours", "webp", "soft edges", "jpeg saved again as png", "0 to 1"]
 )
 def test_soft_masks_are_cut_at_half_of_their_range(own: Path, check: Check, kind: str, tmp_path: Path) -> None:
-    before = [MVTecDataset(own_folder.prepare(own, tmp_path / "a" / "own"), "own", 48)[i].mask for i in range(3)]
+    before = [MVTecDataset(own_folder.prepare(own, tmp_path / "a" / "own"), "own", (48, 48))[i].mask for i in range(3)]
 
     def again(pixels: np.ndarray) -> Image.Image:
         encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
@@ -297,7 +297,7 @@ def test_soft_masks_are_cut_at_half_of_their_range(own: Path, check: Check, kind
     assert "note: " in said
     assert "values from 0 to " in said
     assert "as of a lossy format or soft edges: cut at half of that range" in said
-    after = [MVTecDataset(own_folder.prepare(own, tmp_path / "b" / "own"), "own", 48)[i].mask for i in range(3)]
+    after = [MVTecDataset(own_folder.prepare(own, tmp_path / "b" / "own"), "own", (48, 48))[i].mask for i in range(3)]
     for old, new in zip(before, after, strict=True):
         assert (old != new).mean() < 0.02
         assert not old.any() or (old & new).sum() / (old | new).sum() > 0.8
@@ -339,7 +339,7 @@ def test_masks_in_the_alpha_channel_are_refused(own: Path, check: Check, colour:
     assert status == 1
     assert "problem: the mask " in said
     assert "is drawn in its alpha channel, which does not count: save it as grey" in said
-    items = MVTecDataset(own_folder.prepare(own, tmp_path / "sets" / "own"), "own", 32)
+    items = MVTecDataset(own_folder.prepare(own, tmp_path / "sets" / "own"), "own", (32, 32))
     with pytest.raises(ValueError, match="is drawn in its alpha channel"):
         [items[index] for index in range(len(items))]
 

@@ -117,7 +117,7 @@ def test_tiles_find_smaller_defects(shared_data: Path, tmp_path: Path) -> None:
             for path in sorted(source.iterdir())[::step]:
                 (root / folder / path.name).symlink_to(path)
         (root / "ground_truth").symlink_to(shared_data / "other" / "magnetic_tile" / "ground_truth")
-        data = MVTecDataModule(tmp_path / name, "magnetic_tile", dataset="other", **options)
+        data = MVTecDataModule(tmp_path / name, "magnetic_tile", dataset="other", **options)  # type: ignore[arg-type]
         aupro[name] = run(data, tmp_path, max_patches=4096)[1].metrics["aupro"]
     assert aupro["tiled"] > aupro["whole"]
 

@@ -31,7 +31,7 @@ def test_own_distances_are_those_of_tuned_embeddings_and_patches(memory: bool, t
 
 def test_without_steps_the_network_is_the_backbone(tiny_root: Path) -> None:
     module = fit(create(COFT, steps=0), tiny_root)
-    assert is_state(module.network.layers[0], state(module.backbone.networks[0].tail))
+    assert is_state(module.network, state(module.backbone.trainable_tail()))
 
 
 def step(monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, float]:

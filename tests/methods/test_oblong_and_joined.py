@@ -97,7 +97,7 @@ def test_where_the_defect_is(oblong_root: Path) -> None:
 def test_maps_of_any_size_are_evaluated_at_one_size(oblong_root: Path) -> None:
     shapes = set()
     for options in ({"image_size": 96}, {"image_size": 192}, {"image_size": 96, "shape": "square"}):
-        data = MVTecDataModule(oblong_root, "part", shots=4, **options)  # type: ignore[arg-type]
+        data = MVTecDataModule(oblong_root, "part", shots=4, **options)
         data.setup("test")
         batch = next(iter(data.test_dataloader()))
         assert batch.image.shape[2:] == data.image_shape

@@ -21,13 +21,13 @@ class Tails(nn.Module):
 
     def __init__(self, layers: Sequence[Layers], num_scales: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers: Sequence[Layers] = nn.ModuleList(layers)  # type: ignore[assignment] # so that elements have a type
         self.num_scales = num_scales
 
     @property
     def stages(self) -> list[list[int]]:
         """Which feature maps each network has, as timm counts them."""
-        return [layers.stages for layers in self.layers]  # type: ignore[misc] # nn.ModuleList knows no Layers
+        return [layers.stages for layers in self.layers]
 
     @property
     def num_stages(self) -> int:
@@ -91,18 +91,20 @@ class Backbone(nn.Module):
         self.name = name
         self.scales = list(scales)
         each = zip(names, chosen, files, strict=True)
-        self.networks = nn.ModuleList(Network(one, some, file) for one, some, file in each)  # type: ignore[arg-type]
+        networks = nn.ModuleList(Network(one, some, file) for one, some, file in each)  # type: ignore[arg-type]
+        self.networks: Sequence[Network] = networks  # type: ignore[assignment]
         self.num_channels = [channels for network in self._owners for channels in network.num_channels]
         self.num_early = sum(len(n.trunk_layers.stages) for n in self._owners if n.trunk_layers)
 
     @property
     def spec(self) -> dict[str, Any]:
         """What rebuilds the architecture: the arguments without the weights."""
-        return {"name": self.name, "stages": [n.stages for n in self._networks], "scales": self.scales}
+        return {"name": self.name, "stages": [n.stages for n in self.networks], "scales": self.scales}
 
     def finest(self, count: int) -> list[int]:
         """The numbers of the `count` finest stages of every network and scale."""
-        numbers, start = [], 0
+        numbers: list[int] = []
+        start = 0
         for network in self._owners:
             numbers += range(start, start + min(count, len(network.stages)))
             start += len(network.stages)
@@ -117,7 +119,7 @@ class Backbone(nn.Module):
         levels: Stages = []
         seen: Stages = []
         images = [scaled(image, scale) for scale in self.scales]
-        for network in self._networks:
+        for network in self.networks:
             for some in images:
                 stages = network.trunk(some)
                 levels += stages if network.trunk_layers else []
@@ -130,16 +132,12 @@ class Backbone(nn.Module):
 
     def trainable_tail(self, all_levels: bool = False) -> Tails:
         """Copies of the networks' tails, one for all scales; see `Network.trainable_tail`."""
-        return Tails([network.trainable_tail(all_levels) for network in self._networks], len(self.scales))
-
-    @property
-    def _networks(self) -> list[Network]:
-        return list(self.networks)  # type: ignore[arg-type] # nn.ModuleList knows no Network
+        return Tails([network.trainable_tail(all_levels) for network in self.networks], len(self.scales))
 
     @property
     def _owners(self) -> list[Network]:
         """The network of every trunk: each once per scale."""
-        return [network for network in self._networks for _ in self.scales]
+        return [network for network in self.networks for _ in self.scales]
 
 
 def scaled(image: Float[Tensor, "b 3 h w"], scale: float) -> Float[Tensor, "b 3 _ _"]:

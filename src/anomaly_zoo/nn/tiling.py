@@ -54,7 +54,8 @@ class Tiling:
     @property
     def corners(self) -> list[tuple[int, int]]:
         """Upper left corner (row, column) of every tile, row by row."""
-        return list(itertools.product(*map(self._starts, self.shape)))
+        rows, columns = map(self._starts, self.shape)
+        return list(itertools.product(rows, columns))
 
     def split(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c tile tile"]:
         """Cuts images into tiles, image-major: all tiles of the first image, then those of the second ..."""
