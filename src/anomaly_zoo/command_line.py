@@ -66,10 +66,6 @@ class CommandLine(AnomalyCLI):
             save_model(model, output)
             warn(model.warnings)
             self._say(f"Inspect images: `predict --model {output} FOLDER --output out`")
-            if self.model.steps:
-                self._say(
-                    "Its threshold may be too low: the network was trained on the images that set it (docs/deploy.md)."
-                )
 
     def before_test(self) -> None:
         """Loads the adapted module."""
