@@ -60,19 +60,6 @@ def test_fit_writes_a_model_folder(tiny_root: Path, tmp_path: Path, capsys: pyte
     assert cli.model(batch.image).image_score.tolist() == pytest.approx(scores[: len(batch.path)], rel=1e-5)
 
 
-def test_fit_says_that_a_trained_network_knows_the_images_of_its_threshold(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WANDB", "0")
-    data = [f"--data.root={tiny_root}", "--data.category=beta", "--data.shots=3", "--data.image_size=64"]
-    trainer = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
-    trainer += [f"--trainer.default_root_dir={tmp_path}"]
-    few = ["--model.init_args.steps=1", "--model.init_args.support_views=1"]
-    output = ["--output", str(tmp_path / "model")]
-    command("fit", f"--config={method_files()['pf']}", *few, *data, *trainer, *output)
-    assert "Its threshold may be too low" in capsys.readouterr().out.splitlines()[-1]
-
-
 def test_predict_inspects_a_folder(
     folder: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
