@@ -38,17 +38,18 @@ def main() -> None:
     parser.add_argument("--category", required=True)
     parser.add_argument("--methods", nargs="+", default=["patchcore", "coft"])
     parser.add_argument("--shots", type=int, default=8)
+    parser.add_argument("--option", action="append", default=[], help="such as --option=--backbone.scales=[0.667,1.0]")
     options = parser.parse_args()
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for method in options.methods:
-        for row in rows(method, options.root, options.category, options.shots):
+        for row in rows(method, options.root, options.category, options.shots, options.option):
             print(f"| {' | '.join(row)} |", flush=True)
 
 
-def rows(method: str, root: Path, category: str, shots: int) -> Iterator[list[str]]:
+def rows(method: str, root: Path, category: str, shots: int, others: list[str]) -> Iterator[list[str]]:
     """A row per path through which the images went."""
     data = [f"--data.root={root}", f"--data.category={category}", f"--data.shots={shots}"]
-    cli = build(resolve(method, [*data, "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]))
+    cli = build(resolve(method, [*data, *others, "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]))
     with quiet():
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         model = make_model(cli.model, cli.datamodule)

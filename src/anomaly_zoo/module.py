@@ -149,6 +149,8 @@ class AnomalyModule(Rebuildable):
     def setup(self, stage: str) -> None:
         """Finds the orientations and calls `prepare` before fitting."""
         if stage == "fit":
+            if self.steps and not any(parameter.requires_grad for parameter in self.parameters()):
+                raise ValueError(f"{type(self).__name__} has nothing to train: steps={self.steps} must be 0.")
             self.kept_step.fill_(-1)
             self.to(self.device)  # Lightning moves the network after this hook, and `prepare` needs it before
             orientations = self._orientations()

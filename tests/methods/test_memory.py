@@ -76,3 +76,9 @@ def test_a_checkpoint_gives_the_same_bits(kind: type[AnomalyModule], tiny_root: 
     module = fit(create(kind, max_patches=50), tiny_root)
     module.trainer.save_checkpoint(tmp_path / "adapted.ckpt", weights_only=True)
     assert same(scores(module), scores(kind.load_from_checkpoint(tmp_path / "adapted.ckpt").eval()))
+
+
+@pytest.mark.parametrize("kind", [FrozenMemory, PatchCore])
+def test_there_is_nothing_to_train(kind: type[AnomalyModule], tiny_root: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{kind.__name__} has nothing to train: steps=2 must be 0"):
+        fit(create(kind, steps=2), tiny_root)
