@@ -21,9 +21,6 @@ class MVTecDataset(Dataset[Sample]):
         paths: every test image; `labels` are True for the anomalous ones.
         defects: sorted names of the anomalous test folders that hold images.
         mask_paths: the mask of every image; None for normal ones and where there is no ground truth (`has_masks`).
-
-    Raises:
-        ValueError: names contradict each other, or only some of the anomalous images have a mask.
     """
 
     def __init__(self, root: Path, category: str, image_size: int) -> None:
