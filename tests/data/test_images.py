@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files
-from anomaly_zoo.data.images import read_image, read_mask
+from anomaly_zoo.data.image_files import IMAGE_SUFFIXES, image_files, images_below
+from anomaly_zoo.data.images import Header, decode_image, decode_pages, read_header, read_image, read_mask, read_pages
 from tests.conftest import write_image
 
 RNG = np.random.default_rng(0)
@@ -164,6 +164,102 @@ def test_every_kind_of_mask(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(mask, MASK)
 
 
+PAGES = [RGB, 255 - RGB, RGB // 2]
+
+
+@pytest.mark.parametrize("name", ["stack.tif", "stack.TIFF", "moving.webp", "moving.png", "stack.png as TIFF"])
+def test_files_of_several_pages(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name.split(" ")[0]
+    kind = {"tif": "TIFF", "iff": "TIFF", "IFF": "TIFF", "ebp": "WEBP", "png": "PNG"}[name[-3:]]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    first, *rest = [Image.fromarray(page) for page in PAGES]
+    first.save(path, kind, save_all=True, append_images=rest, **options)
+    assert read_header(path) == Header(16, 12, 1, 3, False)
+    with pytest.raises(ValueError, match=f"{path.name} holds 3 pages or frames: save each of them as a file"):
+        read_image(path)
+    with pytest.raises(ValueError, match=r"part holds 3 pages"):
+        decode_image(path.read_bytes(), "part")
+    for pages in (read_pages(path), decode_pages(path.read_bytes(), "part")):
+        for page, expected in zip(pages, PAGES, strict=True):
+            np.testing.assert_array_equal(page, expected)
+    if kind == "TIFF":
+        path.write_bytes(path.read_bytes()[:-300])
+        with pytest.raises(ValueError, match=rf"{path.name}.* damaged"):
+            list(read_pages(path))
+
+
+def test_thumbnails_inside_of_a_file_are_no_pages(tmp_path: Path) -> None:
+    picture, small = Image.fromarray(SMOOTH), Image.fromarray(SMOOTH).resize((16, 12))
+    small.encoderinfo = {"tiffinfo": {254: 1}}  # a reduced copy
+    picture.save(tmp_path / "pyramid.tif", save_all=True, append_images=[small])
+    picture.save(tmp_path / "preview.jpg", "MPO", save_all=True, append_images=[small])
+    picture.save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=[picture])
+    assert [read_header(tmp_path / name).pages for name in ("pyramid.tif", "preview.jpg", "stereo.jpg")] == [1, 1, 2]
+    np.testing.assert_array_equal(read_image(tmp_path / "pyramid.tif"), SMOOTH)
+    (only,) = read_pages(tmp_path / "preview.jpg")
+    assert np.abs(only.astype(int) - SMOOTH).mean() < 6
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_16_bit_tiff_in_which_0_is_white(tmp_path: Path, compression: str | None) -> None:
+    stored = (65535 - GREY.astype(int) * 257).astype(np.uint16)
+    path = write_pil(tmp_path / "a.tif", Image.fromarray(stored), compression=compression, tiffinfo={262: 0})
+    np.testing.assert_array_equal(read_image(path), np.repeat(GREY[..., None], 3, axis=2))
+    mask = write_pil(tmp_path / "b.tif", Image.fromarray(np.where(MASK, 0, 65535).astype(np.uint16)), tiffinfo={262: 0})
+    np.testing.assert_array_equal(read_mask(mask), MASK)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_noted_rotations_are_applied_to_images_and_masks(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif, options = Image.Exif(), {"lossless": True} if suffix == ".webp" else {}
+    exif[0x112] = orientation
+    path = write_pil(tmp_path / f"a{suffix}", Image.fromarray(RGB), exif=exif, **options)
+    turned = np.rot90(RGB, {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}[orientation])
+    expected = turned[:, ::-1] if orientation in (2, 4) else turned[::-1] if orientation in (5, 7) else turned
+    np.testing.assert_array_equal(read_image(path), expected)
+    brightest = expected.max(axis=2)
+    np.testing.assert_array_equal(read_mask(path), brightest > (int(brightest.min()) + int(brightest.max())) / 2)
+    assert read_header(path).orientation == orientation
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.85])
+def test_copies_that_stopped_half_way_and_go_on_with_zeros_are_refused(tmp_path: Path, kind: str, share: float) -> None:
+    large = np.asarray(cv2.resize(RGB, (256, 192)))
+    compression = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    for pixels in (large, large[..., 0].astype(np.uint16) * 257) if kind == "PNG" else (large,):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, kind, **compression)
+        kept = int(len(data.getvalue()) * share)
+        path = tmp_path / "cut.png"
+        path.write_bytes(data.getvalue()[:kept] + bytes(len(data.getvalue()) - kept))
+        with pytest.raises(ValueError, match=r"cut\.png as an image .* damaged"):
+            read_image(path)
+
+
+def test_padding_after_the_end_and_black_images_are_fine(tmp_path: Path) -> None:
+    for kind, pixels in (("JPEG", SMOOTH), ("PNG", SMOOTH), ("JPEG", SMOOTH * 0), ("WEBP", SMOOTH * 0)):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, kind)
+        padding = b"" if kind == "WEBP" else bytes(4096)
+        assert decode_image(data.getvalue() + padding, "a").shape == SMOOTH.shape
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(tmp_path: Path) -> None:
+    data = bytearray(write_image(tmp_path / "a.png", RGB).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.png .*damaged"):
+        read_image(tmp_path / "a.png")
+
+
+def test_signed_pixels_are_refused(tmp_path: Path) -> None:
+    path = write_pil(tmp_path / "a.tif", Image.fromarray(GREY // 2), tiffinfo={339: 2})
+    with pytest.raises(ValueError, match=r"a\.tif has signed or 32-bit pixels: save it with 8 or 16 unsigned bits"):
+        read_image(path)
+
+
 def test_image_files_are_sorted_and_others_unread_files(tmp_path: Path) -> None:
     names = ["b.png", "a.JPG", "c.tiff", "._a.png", "notes.txt", "Thumbs.db", "B.webp"]
     for name in names:
@@ -171,3 +267,25 @@ def test_image_files_are_sorted_and_others_unread_files(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in image_files(tmp_path)] == ["B.webp", "a.JPG", "b.png", "c.tiff"]
     assert image_files(tmp_path / "missing") == []
+
+
+def test_images_below_follow_links_and_end(tmp_path: Path) -> None:
+    parts, outside = tmp_path / "parts", tmp_path / "outside"
+    for folder in (parts / "b", parts / "@eaDir" / "c.png", parts / ".cache", parts / "#recycle", outside / "deep"):
+        write_image(folder / "x.png", GREY)
+    write_image(tmp_path / "beside.png", GREY)  # not inside of what is asked for
+    (parts / "a.JPG").touch()
+    (parts / "._a.jpg").touch()
+    (parts / "notes.txt").touch()
+    (parts / "c.png").symlink_to(outside / "deep" / "x.png")
+    (parts / "d").symlink_to(outside)
+    (parts / "e.png").symlink_to("nowhere.png")
+    for folder, name in ((parts, "circle"), (parts / "b", "circle"), (outside, "back")):
+        (folder / name).symlink_to(parts)
+    (parts / "up").symlink_to("..")
+    (parts / "z").symlink_to("b")
+    found = [path.relative_to(parts).as_posix() for path in images_below(parts)]
+    assert found == ["a.JPG", "b/x.png", "c.png", "d/deep/x.png", "e.png"]
+    (tmp_path / "link").symlink_to(parts)
+    assert [path.relative_to(tmp_path / "link").as_posix() for path in images_below(tmp_path / "link")] == found
+    assert list(images_below(tmp_path / "missing")) == []

@@ -1,10 +1,12 @@
 """`python -m anomaly_zoo.data list|prepare|check`: datasets into the MVTec layout, and what is wrong with them."""
 
 import argparse
+import io
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -25,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command. Returns 0; 1 if `check` found a problem, 2 if the request cannot be met, 130 after Ctrl-C."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     options = _parse(arguments)
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")  # names may be no text at all
     try:
         command: Callable[[argparse.Namespace, Console], int] = options.run
         return command(options, console)

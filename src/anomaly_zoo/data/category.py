@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,22 @@ class Category:
                 f"{some(differing)}: turned as the camera noted (EXIF orientation), and the masks are not; if these "
                 "were drawn on the unturned pixels, remove that note from the images"
             )
+
+
+def checked(root: Path, folder: Path, files: Mapping[str, Path]) -> Category:
+    """A category of which problems are raised and notes shown, also those of `survey`."""
+    found = _looked_at(folder, tuple(files.items()))
+    refuse(found.problems, root)
+    tell(found.notes)
+    return found
+
+
+@lru_cache(maxsize=64)  # for every run of a bench, as long as no name changes
+def _looked_at(folder: Path, files: tuple[tuple[str, Path], ...]) -> Category:
+    found = Category(folder.absolute().name, dict(files))
+    problems, notes = survey(folder, [path for _, path in files])
+    found.problems, found.notes = found.problems + problems, found.notes + notes
+    return found
 
 
 def survey(folder: Path, files: Iterable[Path]) -> tuple[list[str], list[str]]:

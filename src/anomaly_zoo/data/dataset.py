@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from torch.utils.data import Dataset
 
-from anomaly_zoo.data.category import Category, check_mask, files_in, refuse, survey, tell
+from anomaly_zoo.data.category import check_mask, checked, files_in, tell
 from anomaly_zoo.data.images import is_nearly_black, read_image, read_mask
 from anomaly_zoo.data.regions import Regions, paint_outside
 from anomaly_zoo.data.samples import Sample
@@ -27,20 +27,13 @@ class MVTecDataset(Dataset[Sample]):
         paths: every test image; `labels` are True for the anomalous ones.
         defects: sorted names of the anomalous test folders that hold images.
         mask_paths: the mask of every image; None for normal ones and where there is no ground truth (`has_masks`).
-
-    Raises:
-        ValueError: names contradict each other, or only some of the anomalous images have a mask.
     """
 
     def __init__(self, root: Path, category: str, shape: Shape, mask_shape: Shape | None = None) -> None:
         folder = category_folder(root, category)
         self.shape = shape
         self.mask_shape = mask_shape or shape
-        files = files_in(folder)
-        found = Category(category, files)
-        problems, notes = survey(folder, files.values())
-        refuse(found.problems + problems, root)
-        tell(found.notes + notes)
+        found = checked(root, folder, files_in(folder))
         test = {place: path for place, path in found.images.items() if place.startswith("test/")}
         self.paths = list(test.values())
         self.labels = [path.parent.name != "good" for path in self.paths]

@@ -46,7 +46,7 @@ def check(cells: Sequence[Cell], console: Console) -> None:
         tell(notes)
         with suppress(OSError):  # it only saves time
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("\n".join(notes), encoding="utf-8")
+            file.write_text("\n".join(notes), encoding="utf-8", errors="backslashreplace")
 
 
 def _check(root: Path, category: str, support: set[Path], store: Path) -> tuple[Path, list[str]]:

@@ -89,12 +89,10 @@ class _Inspection:
 
     def _count(self) -> None:
         """Says what counts as what, and where it lies."""
-        split = {place: "/".join(place.split("/")[:2]) for place in self.images}
-        train = [path for place, path in self.images.items() if split[place] == "train/good"]
-        normal = [path for place, path in self.images.items() if split[place] == "test/good"]
-        anomalous = [path for place, path in self.images.items() if split[place] not in ("train/good", "test/good")]
-        masks = [path for place, path in self.category.files.items() if place.startswith("ground_truth/")]
-        report = self.category
+        report, files = self.category, self.category.files.items()
+        starts = ("train/good/", "test/good/", "ground_truth/")
+        train, normal, masks = ([path for place, path in files if place.startswith(start)] for start in starts)
+        anomalous = [path for place, path in self.images.items() if not place.startswith(starts)]
         report.found += [
             f"{_counted(train, 'normal training images')} (shots up to {len(train)})",
             _counted(normal, "normal test images"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anomaly_zoo.data.prepare.layouts import ELPV_LABELS, elpv
 from anomaly_zoo.data.prepare.public_datasets import PUBLIC_DATASETS
-from anomaly_zoo.data.prepare.tree import check_max_test, is_finished, write_tree
+from anomaly_zoo.data.prepare.tree import is_finished, thin_out, write_tree
 
 ELPV = PUBLIC_DATASETS["elpv"]
 DEFAULT_LABELS = ("1",)
@@ -32,7 +32,7 @@ def prepare(
         labels: which of `ELPV_LABELS` count as anomalous; the others are left out.
     """
     target = Path(target).expanduser()
-    check_max_test(max_test)
+    thin_out({}, max_test)  # refuses a wrong number
     if unknown := [label for label in labels if label not in ELPV_LABELS]:
         raise ValueError(f"there is no label {unknown[0]!r}: choose among {', '.join(ELPV_LABELS)}")
     chosen = [label for label in ELPV_LABELS if label in labels]

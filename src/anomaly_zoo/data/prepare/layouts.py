@@ -169,7 +169,11 @@ def real_iad(folder: Path) -> Places:
                     yield f"{category}/{split}/good/{image.name}", image
                 elif split == "test":  # some of its splits train on noisy images
                     listed = entry.get("mask_path")
-                    mask = inside(images, listed) if listed else partial(_empty_mask, image)
+                    mask = (
+                        inside(images, listed)
+                        if listed
+                        else partial(lambda i: np.zeros_like(read_image(i)[..., 0]), image)
+                    )
                     yield from with_masks(f"{category}/test/{defect}", [(image, mask)])
 
 
@@ -192,10 +196,6 @@ def elpv(folder: Path, max_test: int | None = 80, labels: Sequence[str] = ("1",)
         for label in labels:
             anomalous = drawn(label, "anomalous" if label == "1" else ELPV_LABELS[label])
             yield from placed(f"{category}/test/{ELPV_LABELS[label]}", anomalous[:max_test])
-
-
-def _empty_mask(image: Path) -> np.ndarray:
-    return np.zeros_like(read_image(image)[..., 0])
 
 
 def cifar10(folder: Path) -> Places:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from anomaly_zoo.data.category import Category, means_normal, name_to_match, refuse, survey, tell
+from anomaly_zoo.data.category import checked, means_normal, name_to_match
 from anomaly_zoo.data.image_files import image_files, images_below, subfolders
 from anomaly_zoo.data.prepare.tree import Files, is_finished, placed, split_normal, thin_out, write_tree
 from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
@@ -53,9 +53,7 @@ def prepare(folder: Path | str, target: Path | str, num_train: int | None = None
     folder, target = Path(folder).expanduser(), Path(target).expanduser()
     arranged = arrange(folder, num_train)
     inside = {place.partition("/")[2]: path for place, path in arranged.items() if isinstance(path, Path)}
-    found, (broken, notes) = Category(folder.resolve().name, inside), survey(folder, inside.values())
-    refuse(found.problems + broken, folder)
-    tell(found.notes + notes)
+    checked(folder, folder, inside)
     files = {place: path for place, path in arranged.items() if f"/{UNUSED}/" not in place}
     newest = max(path.stat().st_mtime for path in files.values() if isinstance(path, Path))
     when = datetime.fromtimestamp(newest, timezone.utc).isoformat()

@@ -153,9 +153,10 @@ def same_places(files: Files) -> list[str]:
 
 def thin_out(files: Files, max_test: int | None) -> Files:
     """Keeps at most `max_test` normal and as many anomalous test images per category, and their masks: a fixed draw."""
-    check_max_test(max_test)
     if max_test is None:
         return files
+    if max_test < 1:
+        raise ValueError(f"max_test is {max_test}: choose 1 or more, or None for every image")
     groups: dict[tuple[str, bool], list[str]] = {}
     for place in sorted(files):
         category, split, *rest = PurePosixPath(place).parts
@@ -166,12 +167,6 @@ def thin_out(files: Files, max_test: int | None) -> Files:
         order = seeded_permutation(len(places), "max_test", category, str(normal))
         dropped |= {_image_key(places[index]) for index in order[max_test:]}
     return {place: source for place, source in files.items() if _image_key(place) not in dropped}
-
-
-def check_max_test(max_test: int | None) -> None:
-    """Refuses a number of test images below 1; None stands for all."""
-    if max_test is not None and max_test < 1:
-        raise ValueError(f"max_test is {max_test}: choose 1 or more, or None for every image")
 
 
 def _image_key(place: str) -> tuple[str, ...]:
