@@ -19,7 +19,7 @@ IMAGE = np.zeros((20, 30, 3), np.uint8)
 class Recorded(Inspector):
     """An inspector to which the name of a file is its score."""
 
-    def read(self, path: Path) -> np.ndarray:  # type: ignore[override]
+    def read(self, path: Path) -> np.ndarray:
         if path.stem == "damaged":
             raise ValueError("cut\noff")
         return np.full((20, 30, 3), int(float(path.stem)), np.uint8)
@@ -158,3 +158,13 @@ def test_what_is_not_decided_has_pictures_and_no_mask(tmp_path: Path) -> None:
     assert (row["decision"], row["mask"], bool(row["overlay"]), bool(row["map"])) == ("undecided", "", True, True)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["undecided"], summary["warnings"]) == (1, ["a guess"])
+
+
+def test_an_earlier_run_leaves_no_pictures_behind(tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path, MODEL, "all", maps=True) as writer:
+        writer.write(Path("a.png"), IMAGE, found(1.5))
+    (tmp_path / "masks" / "mine.png").write_bytes(b"")
+    with PredictionWriter(tmp_path, MODEL) as writer:
+        writer.write_unreadable(Path("b.png"), ValueError("cut off"))
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["masks/mine.png", "predictions.csv", "predictions.jsonl", "summary.json"]

@@ -25,7 +25,7 @@ OUTPUTS = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_ano
 """Of an exported file."""
 
 LINES, SHEET = "predictions.jsonl", "contact_sheet.png"
-PICTURES = ("overlays", "masks")
+PICTURES = ("overlays", "masks", "maps")
 """In the folder that `predict` writes: its lines, the contact sheet, and folders of other pictures."""
 
 _WANTED = "pass a list of uint8 RGB arrays of shape (height, width, 3), as `read` returns them, with values 0 to 255."

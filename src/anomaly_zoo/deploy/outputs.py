@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from anomaly_zoo.deploy.inspecting import LINES, SHEET, Inspection, Inspector, file_sha256, file_state
+from anomaly_zoo.deploy.inspecting import LINES, PICTURES, SHEET, Inspection, Inspector, file_sha256, file_state
 from anomaly_zoo.files import replacing, write_whole
 from anomaly_zoo.pictures import contact_sheet, overlay, tile
 
@@ -65,6 +65,9 @@ class PredictionWriter:
         (folder / SUMMARY).unlink(missing_ok=True)
         for name in (TABLE, LINES) if append else ():
             _mend(folder / name)
+        earlier = [path for name in PICTURES for path in (folder / name).glob("[0-9]" * 6 + "_*")]
+        for path in () if append else (folder / SHEET, *earlier):  # their lines go as well
+            path.unlink(missing_ok=True)
         self.known, self._number = _known(folder / LINES) if append else ({}, 0)
         self._highest: list[tuple[float, int, Image.Image]] = []
         self._start = time.monotonic()
