@@ -116,8 +116,14 @@ def test_files_that_cannot_be_read_are_listed_and_do_not_end_the_rest(
         (["predict", "--model", "M", "x", "y", "--watch", "--output", "o"], "--watch needs one folder, not x y"),
         (["predict", "--model", "M", "x", "--output", "o", "--batch-size", "0"], "'0' is not a number of 1 or more"),
         (["predict", "--model", "M", "x", "--output", "o", "--threshold", "nan"], "'nan' is not a number"),
-        (["predict", "--model", "M", "x", "--output", "o", "--false_alarm_rate", "5"], "5 is no share between 0 and 1"),
-        (["predict", "--model", "M", "x", "--output", "o", "--false-alarm-rate=0"], "0 is no share between 0 and 1"),
+        (
+            ["predict", "--model", "M", "x", "--output", "o", "--false_alarm_rate", "5"],
+            "'5' is not a share between 0 and 1",
+        ),
+        (
+            ["predict", "--model", "M", "x", "--output", "o", "--false-alarm-rate=0"],
+            "'0' is not a share between 0 and 1",
+        ),
         (
             ["predict", "--model", "M", "x", "--output", "o", "--threshold=1", "--false-alarm-rate=.1"],
             "pass one of them",

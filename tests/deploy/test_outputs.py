@@ -147,7 +147,7 @@ def test_maps_and_masks_have_the_size_of_the_image(
         stretched = np.load(tmp_path / "maps" / "000001_b.npy", allow_pickle=False)
         assert (stretched.shape, stretched.dtype, stretched.min(), stretched.max()) == ((20, 30), np.float32, 0.0, 3.0)
         with Image.open(tmp_path / "masks" / "000001_b.png") as mask:
-            assert (np.asarray(mask) == (stretched > MODEL.scale.threshold)).all()
+            assert (np.asarray(mask) == 255 * (stretched > MODEL.scale.threshold)).all()
         assert [row["map"] for row in rows(tmp_path)] == ["maps/000000_a.npy", "maps/000001_b.npy"]
 
 
