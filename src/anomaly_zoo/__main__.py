@@ -28,7 +28,8 @@ def main() -> int:
         with quiet():
             CommandLine()
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        is_path = isinstance(error, OSError) and error.filename is not None
+        sys.stderr.write(f"error: {error}{': check this path' if is_path else ''}\n")
         return 2
     except KeyboardInterrupt:
         return 130

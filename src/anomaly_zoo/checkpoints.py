@@ -16,13 +16,8 @@ Module = TypeVar("Module", bound="Rebuildable")
 _DATA = ("category", "shots", "seed", "image_size", "shape", "tile_px", "overlap_px")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a file that `fit` wrote: plain numbers and tensors.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is something else; says what.
-    """
+def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
+    """Reads a file that `fit` wrote for a method: FileNotFoundError or ValueError say what it is instead."""
     wanted = "pass the adapted.ckpt that `fit` wrote."
     if not path.is_file():
         found = f"{path} is a folder, no checkpoint" if path.is_dir() else f"there is no checkpoint {path}"
@@ -33,9 +28,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         is_code = "GLOBAL" in str(error) or path.read_bytes().startswith(b"\x80")
         found = "Python objects, which are never loaded" if is_code else "no whole checkpoint"
         raise ValueError(f"{path} holds {found} ({path.stat().st_size} bytes): {wanted}") from None
-    if not isinstance(checkpoint, dict) or not {"state_dict", "backbone", "init_args"} <= checkpoint.keys():
-        names = [str(name) for name in checkpoint] if isinstance(checkpoint, dict) else [type(checkpoint).__name__]
-        raise ValueError(f"{path} holds something else ({', '.join(names[:3])[:80]} ...): {wanted}")
+    names = checkpoint.keys() if isinstance(checkpoint, dict) else {type(checkpoint).__name__: None}.keys()
+    if not {"state_dict", "backbone", "init_args", "adapted"} <= names:
+        raise ValueError(f"{path} holds something else ({', '.join(map(str, names))[:60]} ...): {wanted}")
+    if (found := checkpoint["adapted"]["method"]) != method:
+        raise ValueError(f"{path} holds a {found}, not a {method}: pass the --config of its `fit`.")
     return checkpoint
 
 
@@ -66,7 +63,9 @@ class Rebuildable(L.LightningModule, metaclass=_NotesArguments):
         """Adds what rebuilds the module, and the data that it was adapted to."""
         checkpoint["backbone"] = self.backbone_spec
         checkpoint["init_args"] = self._init_args
-        checkpoint["adapted"] = {"method": type(self).__name__} | self._data()
+        data = getattr(self._trainer, "datamodule", None)
+        known = {name: getattr(data, name) for name in _DATA if hasattr(data, name)}
+        checkpoint["adapted"] = {"method": type(self).__name__, **known}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives every buffer that was fitted to the support the shape it has in the checkpoint."""
@@ -74,26 +73,16 @@ class Rebuildable(L.LightningModule, metaclass=_NotesArguments):
             if name in checkpoint["state_dict"]:
                 buffer.resize_(checkpoint["state_dict"][name].shape)
 
-    def _data(self) -> dict[str, Any]:
-        datamodule = getattr(self._trainer, "datamodule", None)
-        return {name: getattr(datamodule, name) for name in _DATA if hasattr(datamodule, name)}
-
     def load(self, path: Path, data: L.LightningDataModule) -> None:
-        """Takes the state of a checkpoint that was adapted with the same options, and to the same data.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is something else, or an option contradicts it.
-        """
-        checkpoint = read_checkpoint(path)
-        adapted = checkpoint.get("adapted", {})
-        if (method := adapted.get("method", type(self).__name__)) != type(self).__name__:
-            raise ValueError(f"{path} holds a {method}, not a {type(self).__name__}: pass the --config of its `fit`.")
-        asked = {f"data.{name}": (adapted[name], getattr(data, name)) for name in _DATA if name in adapted}
-        for part, was, now in (("backbone", checkpoint["backbone"], self.backbone_spec),
-                               ("model.init_args", checkpoint["init_args"], self._init_args)):  # fmt: skip
-            asked |= {f"{part}.{name}": (was.get(name), now.get(name)) for name in sorted(was.keys() | now.keys())}
-        if other := [f"{name}={was} (not {now})" for name, (was, now) in asked.items() if was != now]:
+        """Takes the state of a checkpoint; ValueError if it is something else, or of other options or other data."""
+        checkpoint = read_checkpoint(path, type(self).__name__)
+        parts = {
+            "data.": (checkpoint["adapted"], {name: getattr(data, name) for name in _DATA}),
+            "backbone.": (checkpoint["backbone"], self.backbone_spec),
+            "model.init_args.": (checkpoint["init_args"], self._init_args),
+        }
+        asked = [(part + name, was.get(name), now[name]) for part, (was, now) in parts.items() for name in now]
+        if other := [f"{name}={was} (not {now})" for name, was, now in asked if was != now]:
             shown = ", ".join(other[:3]) + (" ..." if len(other) > 3 else "")
             raise ValueError(f"{path} was adapted with {shown}: pass the same options as to its `fit`.")
         try:
@@ -101,9 +90,7 @@ class Rebuildable(L.LightningModule, metaclass=_NotesArguments):
             self.load_state_dict(checkpoint["state_dict"])
         except (RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
-            raise ValueError(
-                f"{path} does not fit a {type(self).__name__} ({reason}): adapt anew with `fit`."
-            ) from None
+            raise ValueError(f"{path} is no whole {type(self).__name__} ({reason}): adapt anew with `fit`.") from None
 
     @classmethod
     def load_from_checkpoint(cls: type[Module], checkpoint_path: str | Path, **kwargs: Any) -> Module:  # type: ignore[override]
@@ -113,7 +100,7 @@ class Rebuildable(L.LightningModule, metaclass=_NotesArguments):
             checkpoint_path: a file written by `Trainer.save_checkpoint`.
             **kwargs: constructor arguments that replace the saved ones.
         """
-        checkpoint = read_checkpoint(Path(checkpoint_path))
+        checkpoint = read_checkpoint(Path(checkpoint_path), cls.__name__)
         kwargs = checkpoint["init_args"] | kwargs
         kwargs.setdefault("backbone", Backbone(**checkpoint["backbone"], weights="none"))
         return super().load_from_checkpoint(checkpoint_path, weights_only=True, **kwargs)

@@ -1,6 +1,5 @@
 """What `python -m anomaly_zoo` adds to Lightning's command line: tracking, the adapted module, a result, scores."""
 
-import csv
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -9,17 +8,15 @@ from typing import Any
 import lightning.pytorch as L
 from jsonargparse.typing import OpenUnitInterval
 from lightning.pytorch.cli import LightningArgumentParser
-from torch import distributed
 
+from anomaly_zoo.callbacks.scores import ScoresCallback
 from anomaly_zoo.config import AnomalyCLI, plain
 from anomaly_zoo.deploy.adapting import make_model, require_deployable
 from anomaly_zoo.deploy.inspecting import warn
 from anomaly_zoo.deploy.model_folder import save as save_model
-from anomaly_zoo.files import replacing
 from anomaly_zoo.results import Result, load, save
 from anomaly_zoo.run import describe, measured
 from anomaly_zoo.tracking import tracker
-from anomaly_zoo.types import Batch, Prediction
 from anomaly_zoo.yaml_files import name_in_results
 
 CHECKPOINT = "adapted.ckpt"
@@ -95,7 +92,7 @@ class CommandLine(AnomalyCLI):
 
     def predict(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Writes the score of every test image."""
-        scores = _Scores(self._folder / PREDICTIONS)
+        scores = ScoresCallback(self._folder / PREDICTIONS)
         self.trainer.callbacks.append(scores)  # type: ignore[attr-defined]
         self.trainer.predict(model, **kwargs | {"return_predictions": False})
         self._say(f"Scores of {len(scores.rows)} images: {scores.path}")
@@ -123,26 +120,3 @@ class CommandLine(AnomalyCLI):
     def _say(self, text: str) -> None:
         if self.trainer.is_global_zero:
             sys.stdout.write(f"{text}\n")
-
-
-class _Scores(L.Callback):
-    """Writes the score of every image once, whichever process made it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[tuple[str, float]] = []
-
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Prediction, batch: Batch, *args: Any
-    ) -> None:
-        self.rows += zip(batch.path, outputs.image_score.tolist(), strict=True)
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gathered = [self.rows]
-        if distributed.is_initialized():
-            gathered = [[] for _ in range(trainer.world_size)]
-            distributed.all_gather_object(gathered, self.rows)
-        self.rows = sorted({row for part in gathered for row in part})
-        if trainer.is_global_zero:
-            with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("path", "image_score"), *self.rows])

@@ -19,12 +19,13 @@ def test_one_more_normal_score_exceeds_the_threshold_as_often_as_asked_for(count
 def test_the_p_value_falls_below_the_rate_exactly_above_the_threshold() -> None:
     scores = [2.0, 3.5, 3.0, 4.0]
     calibration = calibrate(scores, [1.0, 1.5, 1.2, 1.1], 0.5, false_alarm_rate=0.03)
-    assert calibration.threshold is not None
+    threshold = calibration.threshold
+    assert threshold is not None
     spread = stats.sem(scores) * (len(scores) + 1) ** 0.5  # s / sqrt(n) * sqrt(n + 1)
-    assert calibration.threshold == pytest.approx(stats.t(3, np.mean(scores), spread).isf(0.03))
-    assert calibration.p_value(calibration.threshold) == pytest.approx(0.03, rel=1e-9)
+    assert threshold == pytest.approx(stats.t(3, np.mean(scores), spread).isf(0.03))
+    assert calibration.p_value(threshold) == pytest.approx(0.03, rel=1e-9)
     for score in np.linspace(0, 20, 101):
-        assert (calibration.p_value(score) < 0.03) == (score > calibration.threshold)
+        assert (calibration.p_value(score) < 0.03) == (score > threshold)
         tail = stats.t(3, np.mean(scores), spread).sf(score)
         assert calibration.p_value(score) == pytest.approx(tail, rel=0.02, abs=2e-3)
     assert calibration.p_scores == sorted(set(calibration.p_scores))
@@ -42,6 +43,7 @@ def test_conformal_p_values_of_exchangeable_scores_are_uniform() -> None:
 
 def test_scores_that_agree_to_the_last_bit_leave_some_room() -> None:
     calibration = calibrate([2.0] * 8, [1.0] * 8, 0.5)
+    assert calibration.threshold is not None
     assert 2.0 < calibration.threshold < 2.1
     assert calibration.p_value(2.2) < 0.01
 

@@ -15,7 +15,6 @@ import pytest
 from anomaly_zoo.__main__ import main
 from anomaly_zoo.config import method_files
 from anomaly_zoo.data.images import read_image
-from anomaly_zoo.deploy import inspecting
 from anomaly_zoo.deploy.calibration import calibrate
 from anomaly_zoo.deploy.commands import _parser
 from anomaly_zoo.deploy.model_folder import Model, load, save
@@ -104,8 +103,14 @@ def test_files_that_cannot_be_read_are_listed_and_do_not_end_the_rest(
         (["predict", "--model", "M", "x", "y", "--watch", "--output", "o"], "--watch needs one folder, not x y"),
         (["predict", "--model", "M", "x", "--output", "o", "--batch-size", "0"], "'0' is not a number of 1 or more"),
         (["predict", "--model", "M", "x", "--output", "o", "--threshold", "nan"], "'nan' is not a number"),
-        (["predict", "--model", "M", "x", "--output", "o", "--false_alarm_rate", "5"], "5 is no share between 0 and 1"),
-        (["predict", "--model", "M", "x", "--output", "o", "--false-alarm-rate=0"], "0 is no share between 0 and 1"),
+        (
+            ["predict", "--model", "M", "x", "--output", "o", "--false_alarm_rate", "5"],
+            "'5' is not a share between 0 and 1",
+        ),
+        (
+            ["predict", "--model", "M", "x", "--output", "o", "--false-alarm-rate=0"],
+            "'0' is not a share between 0 and 1",
+        ),
         (
             ["predict", "--model", "M", "x", "--output", "o", "--threshold=1", "--false-alarm-rate=.1"],
             "pass one of them",
@@ -177,11 +182,8 @@ def test_a_watched_folder_that_disappears_is_one_line(
     folder: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(tiny_root / "alpha" / "test" / "large", tmp_path / "cam")
-    plain = inspecting.time.sleep
     looks = iter(range(4))
-    monkeypatch.setattr(
-        inspecting.time, "sleep", lambda _: plain(0) if next(looks) < 3 else shutil.rmtree(tmp_path / "cam")
-    )
+    monkeypatch.setattr("time.sleep", lambda _: None if next(looks) < 3 else shutil.rmtree(tmp_path / "cam"))
     arguments = ["predict", "--watch", "--model", folder, tmp_path / "cam", "--output", tmp_path / "o"]
     assert say(monkeypatch, *arguments) == 2
     said = capsys.readouterr()

@@ -15,18 +15,15 @@ def part(size: int = 128) -> np.ndarray:
     """A bright disc on dark ground, always in one place, and a texture of its own."""
     coarse: Any = cv2.resize(RNG.normal(size=(40, 40)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     y, x = np.mgrid[:size, :size] / size - 0.5
-    return (
-        np.clip(60 + 120 * (x * x + y * y < 0.15)[..., None] + 12 * coarse[..., None], 0, 255)
-        .repeat(3, 2)
-        .astype(np.uint8)
-    )
+    grey = 60 + 120 * (x * x + y * y < 0.15) + 12 * coarse
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def moved(image: np.ndarray, angle: float, shift: float, scale: float = 1.0) -> np.ndarray:
     size = len(image)
     move: Any = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
     move[:, 2] += shift * size
-    return cv2.warpAffine(image, move, (size, size), borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(cv2.warpAffine(image, move, (size, size), borderMode=cv2.BORDER_REFLECT_101))
 
 
 def saved(image: np.ndarray, quality: int) -> np.ndarray:

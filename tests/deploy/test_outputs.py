@@ -19,7 +19,7 @@ IMAGE = np.zeros((20, 30, 3), np.uint8)
 class Recorded(Inspector):
     """An inspector to which the name of a file is its score."""
 
-    def read(self, path: Path) -> np.ndarray:  # type: ignore[override]
+    def read(self, path: Path) -> np.ndarray:
         if path.stem == "damaged":
             raise ValueError("cut\noff")
         return np.full((20, 30, 3), int(float(path.stem)), np.uint8)
@@ -147,7 +147,7 @@ def test_maps_and_masks_have_the_size_of_the_image(
         stretched = np.load(tmp_path / "maps" / "000001_b.npy", allow_pickle=False)
         assert (stretched.shape, stretched.dtype, stretched.min(), stretched.max()) == ((20, 30), np.float32, 0.0, 3.0)
         with Image.open(tmp_path / "masks" / "000001_b.png") as mask:
-            assert (np.asarray(mask) == (stretched > MODEL.scale.threshold)).all()
+            assert (np.asarray(mask) == 255 * (stretched > MODEL.scale.threshold)).all()
         assert [row["map"] for row in rows(tmp_path)] == ["maps/000000_a.npy", "maps/000001_b.npy"]
 
 
@@ -158,3 +158,13 @@ def test_what_is_not_decided_has_pictures_and_no_mask(tmp_path: Path) -> None:
     assert (row["decision"], row["mask"], bool(row["overlay"]), bool(row["map"])) == ("undecided", "", True, True)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["undecided"], summary["warnings"]) == (1, ["a guess"])
+
+
+def test_an_earlier_run_leaves_no_pictures_behind(tmp_path: Path) -> None:
+    with PredictionWriter(tmp_path, MODEL, "all", maps=True) as writer:
+        writer.write(Path("a.png"), IMAGE, found(1.5))
+    (tmp_path / "masks" / "mine.png").write_bytes(b"")
+    with PredictionWriter(tmp_path, MODEL) as writer:
+        writer.write_unreadable(Path("b.png"), ValueError("cut off"))
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["masks/mine.png", "predictions.csv", "predictions.jsonl", "summary.json"]

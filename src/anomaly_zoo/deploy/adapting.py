@@ -36,10 +36,7 @@ def require_deployable(module: AnomalyModule, data: MVTecDataModule) -> None:
 def make_model(module: AnomalyModule, data: MVTecDataModule, false_alarm_rate: float = 0.05) -> Model:
     """Adds a threshold to a fitted module, from the scores that its held-out support images had.
 
-    Images that show one part count as one; of a single one there is no threshold.
-
-    Raises:
-        ValueError: the module is not fitted; see also `require_deployable` and `calibrate`.
+    Images that show one part count as one; of a single one there is no threshold. ValueError if it is not fitted.
     """
     require_deployable(module, data)
     if not module.is_fitted:
@@ -63,15 +60,7 @@ def make_model(module: AnomalyModule, data: MVTecDataModule, false_alarm_rate: f
 
 @quiet()
 def adapt(method: str, root: Path, category: str, options: list[str], report: Report) -> Model:
-    """Adapts a method to all normal images in `<root>/<category>/train/good`; no test image is needed.
-
-    Args:
-        method: a name in configs/methods, or a YAML file.
-        root: a folder in the MVTec layout.
-        category: the folder in it.
-        options: of the configuration, such as `--backbone.name=resnet18`.
-        report: see `Report`.
-    """
+    """Adapts a method to all normal images in `<root>/<category>/train/good`, with options of the configuration."""
     shots = len(image_files(root / category / "train" / "good"))
     data = [f"--data.root={root}", f"--data.category={category}", f"--data.shots={max(shots, 1)}"]
     cli = build(resolve(method, [*data, "--trainer.enable_progress_bar=false", *options]))

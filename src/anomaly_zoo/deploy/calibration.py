@@ -57,11 +57,7 @@ class Calibration:
 def calibrate(
     image_scores: Sequence[float], map_peaks: Sequence[float], map_level: float, false_alarm_rate: float = 0.05
 ) -> Calibration:
-    """Fits both tails, to the numbers of at least two held-out normal images (or views); see `Calibration`.
-
-    Raises:
-        ValueError: too few scores, scores that are not finite, or a rate out of range.
-    """
+    """Fits both tails, to the numbers of at least two held-out normal images (or views); see `Calibration`."""
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate is {false_alarm_rate}: choose a share between 0 and 1, such as 0.05")
     if len(image_scores) < MIN_SCORES or not np.isfinite([*image_scores, *map_peaks, map_level]).all():
@@ -95,13 +91,7 @@ def tail_quantile(scores: Sequence[float], probability: float) -> float:
 
 
 def doubts(names: Sequence[str], first: Sequence[int], held_out_scores: Sequence[float]) -> tuple[str, ...]:
-    """Why a threshold cannot keep its promise, and what to do; nothing if it can.
-
-    Args:
-        names: of the support images.
-        first: for each, the position of the first one that shows the same part; see `independence.same_part`.
-        held_out_scores: of a single image, those of its views.
-    """
+    """Why a threshold cannot keep its promise, and what to do; nothing if it can. For `first` see `same_part`."""
     copies = [f"{names[place]} like {names[other]}" for place, other in enumerate(first) if place != other]
     number, found = len(names) - len(copies), []
     if copies:

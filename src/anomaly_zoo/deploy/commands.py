@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--overlays", choices=("anomalous", "all", "none"), default="anomalous", help="of which images")
     add("--maps", action="store_true", help="of every image: its map (npy) and mask in its own size")
     _add_threshold(add)
-    add("--batch-size", type=_positive, default=8, help="images in memory at once")
+    whole = _number("a number of 1 or more", lambda value: value >= 1 and value.is_integer())
+    add("--batch-size", type=whole, default=8, help="images in memory at once")
     add("--device", default="cpu", help="cpu, cuda, ...; a model folder only")
     add("--watch", action="store_true", help="go on with whatever appears in the folder, until Ctrl-C")
     add("--quiet", action="store_true", help="no progress")
@@ -78,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("serve", description=about).add_argument
     add("--model", type=Path, help=f"{_MODEL_HELP}; without it, adapt a product on the page")
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=8000, help="0 takes a free one")
+    port = _number("a port", lambda value: 0 <= value < 2**16 and value.is_integer())
+    add("--port", type=port, default=8000, help="0 takes a free one")
     add("--method", default="frozen", help="for new products: a name in configs/methods")
     add("--folder", type=Path, default=Path("products"), help="where new products' models are kept")
     add("--option", action="append", default=[], help="of the configuration, such as --backbone.name=...")
@@ -86,29 +88,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_threshold(add: Callable[..., Any]) -> None:
-    add(
-        "--threshold", type=_finite, help="image score above which an image counts as anomalous; by default the model's"
-    )
-    add("--false-alarm-rate", type=_rate, help="the threshold for another share of normal images")
+    above = "image score above which an image counts as anomalous; by default the model's"
+    add("--threshold", type=_number("a number", math.isfinite), help=above)
+    rate = _number("a share between 0 and 1, such as 0.05", lambda value: 0 < value < 1)
+    add("--false-alarm-rate", type=rate, help="the threshold for another share of normal images")
 
 
-def _finite(text: str) -> float:
-    with suppress(ValueError):
-        if math.isfinite(value := float(text)):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+def _number(what: str, is_right: Callable[[float], bool]) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        with suppress(ValueError):
+            if is_right(float(text)):
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
 
-
-def _rate(text: str) -> float:
-    if not 0 < (value := _finite(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1, such as 0.05")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return int(text)
+    return number
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -125,7 +118,7 @@ def _predict(options: argparse.Namespace) -> int:
                 inspect_files(inspector, _counted(paths, "watching", options.quiet), writer, batch_size=1)
         else:
             paths = _counted(find_images(options.images), "inspecting", options.quiet)
-            inspect_files(inspector, paths, writer, options.batch_size)
+            inspect_files(inspector, paths, writer, int(options.batch_size))
             if not sum(writer.counts.values()):
                 endings = "none ends in .png, .jpg, .bmp, .tif ..."
                 raise FileNotFoundError(f"no images in {' '.join(options.images)}: {endings}")
@@ -178,5 +171,5 @@ def _export(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from anomaly_zoo.deploy.serve import serve
 
-    serve(options.model, options.folder, options.method, options.option, options.host, options.port)
+    serve(options.model, options.folder, options.method, options.option, options.host, int(options.port))
     return 0

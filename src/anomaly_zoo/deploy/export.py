@@ -1,7 +1,4 @@
-"""A model as one ONNX file, from the camera's pixels to the decision, for onnxruntime, OpenVINO and others.
-
-Its inputs and outputs are those of `InspectionGraph`.
-"""
+"""A model as one ONNX file, with inputs and outputs of `InspectionGraph`, for onnxruntime, OpenVINO and others."""
 
 import json
 import warnings
@@ -25,8 +22,7 @@ _EXAMPLE_PX = (2, 310, 300)  # batch, height and width must differ from each oth
 def export_onnx(model: Model, path: Path) -> None:
     """Writes the model as one file, whole or not at all; its metadata says where it comes from.
 
-    Raises:
-        ValueError: the packages are missing, or the method does something that ONNX has no operation for.
+    ValueError if packages are missing, or if the method does something that ONNX has no operation for.
     """
     axes = {number: torch.export.Dim(name) for number, name in enumerate(("batch", "height", "width"))}
     try:
@@ -57,9 +53,6 @@ def quantise(source: Path, path: Path) -> None:
     """Rewrites an exported file with matrices of 8 bits, which are multiplied as such; convolutions stay as they are.
 
     The dynamic quantisation of onnxruntime: the other factor is rounded while the model runs.
-
-    Raises:
-        ValueError: the packages are missing.
     """
     try:
         import onnx

@@ -25,7 +25,7 @@ OUTPUTS = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_ano
 """Of an exported file."""
 
 LINES, SHEET = "predictions.jsonl", "contact_sheet.png"
-PICTURES = ("overlays", "masks")
+PICTURES = ("overlays", "masks", "maps")
 """In the folder that `predict` writes: its lines, the contact sheet, and folders of other pictures."""
 
 _WANTED = "pass a list of uint8 RGB arrays of shape (height, width, 3), as `read` returns them, with values 0 to 255."
@@ -63,9 +63,7 @@ class Inspection:
 class Inspector(ABC):
     """What can inspect images: a model folder in torch, or an exported file in onnxruntime.
 
-    Attributes:
-        calibration: what decides.
-        warnings: why decisions cannot be relied on, and what to do.
+    Its `warnings` say why decisions cannot be relied on, and what to do.
     """
 
     read = staticmethod(read_image)
@@ -178,13 +176,7 @@ def watch_folder(
     read is tried again until it has not changed for `patience_s`; then it is yielded all the same, so that it is
     reported and not lost. A file whose content changes after it was yielded is a new image.
 
-    Args:
-        folder: where images appear.
-        known: state and hash of images that need not come again, by absolute path.
-        is_whole: whether a file can be read to its end.
-        should_stop: asked before each look.
-        interval_s: between two looks.
-        patience_s: see above.
+    `known` holds state and hash of images that need not come again, by absolute path.
     """
     done = dict(known)
     waiting: dict[Path, tuple[str, float]] = {}

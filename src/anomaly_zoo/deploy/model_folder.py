@@ -82,8 +82,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 def save(model: Model, folder: Path) -> None:
     """Writes a model folder, replacing an earlier one; the record, which makes it valid, comes last.
 
-    Raises:
-        ValueError: the method is not one of `anomaly_zoo.methods`, or keeps something that JSON cannot hold.
+    ValueError if the method is not one of `anomaly_zoo.methods`, or keeps something that JSON cannot hold.
     """
     class_path = class_path_of(model.module)
     checkpoint = _checkpoint(model.module)
@@ -122,11 +121,9 @@ def class_path_of(module: AnomalyModule) -> str:
 
 
 def load(folder: Path) -> Model:
-    """Reads a model folder. Nothing in it is run: classes come from this package, tensors and JSON are plain data.
+    """Reads a model folder, or says in a ValueError or OSError what it is instead.
 
-    Raises:
-        FileNotFoundError: there is no model folder.
-        ValueError: it is damaged, was changed, or comes from a newer version.
+    Nothing in it is run: classes come from this package, tensors and JSON are plain data.
     """
     record = _read_record(folder / RECORD)
     try:

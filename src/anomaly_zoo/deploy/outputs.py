@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from anomaly_zoo.deploy.inspecting import LINES, SHEET, Inspection, Inspector, file_sha256, file_state
+from anomaly_zoo.deploy.inspecting import LINES, PICTURES, SHEET, Inspection, Inspector, file_sha256, file_state
 from anomaly_zoo.files import replacing, write_whole
 from anomaly_zoo.pictures import contact_sheet, overlay, tile
 
@@ -32,8 +32,6 @@ class PredictionWriter:
     the end; a folder without a summary belongs to a run that was killed.
 
     Args:
-        folder: made when needed.
-        inspector: gives the threshold and the colours.
         overlays: of which images, with a mask of the pixels above the threshold of the map, if there is a decision.
         append: go on after the lines of an earlier run; otherwise they are replaced.
         maps: whether the map of every image is written in the image's own size, and its mask.
@@ -41,10 +39,6 @@ class PredictionWriter:
     Attributes:
         known: state and hash of the images in the lines of the earlier run, by absolute path.
         counts: images by decision, of this run.
-
-    Raises:
-        OSError: the folder cannot be written to.
-        ValueError: the earlier run is of another version.
     """
 
     def __init__(
@@ -65,6 +59,9 @@ class PredictionWriter:
         (folder / SUMMARY).unlink(missing_ok=True)
         for name in (TABLE, LINES) if append else ():
             _mend(folder / name)
+        earlier = [path for name in PICTURES for path in (folder / name).glob("[0-9]" * 6 + "_*")]
+        for path in () if append else (folder / SHEET, *earlier):  # their lines go as well
+            path.unlink(missing_ok=True)
         self.known, self._number = _known(folder / LINES) if append else ({}, 0)
         self._highest: list[tuple[float, int, Image.Image]] = []
         self._start = time.monotonic()
@@ -76,10 +73,7 @@ class PredictionWriter:
             self._rows.writeheader()
 
     def write(self, path: Path, image: np.ndarray, found: Inspection, seen: tuple[str, str] = ("", "")) -> None:
-        """Adds a file, its pixels (uint8 RGB `h w 3`, in its own size), and what the model says of it.
-
-        `seen` are the state and the hash that the file had before it was read.
-        """
+        """Adds a file, its pixels in its own size, what the model says, and the state and hash it had before."""
         name, files = f"{self._number:06}_{path.stem[:_LONGEST_NAME]}", dict.fromkeys(("overlay", "mask", "map"), "")
         is_shown = self.overlays == "all" or (self.overlays == "anomalous" and found.is_anomalous is not False)
         stretched = _stretched(found.anomaly_map, image) if is_shown or self.maps else None
@@ -88,7 +82,9 @@ class PredictionWriter:
             _write_picture(overlay(image, found.anomaly_map, self.scale), self.folder / files["overlay"])
         if stretched is not None and found.is_anomalous is not None:
             files["mask"] = f"masks/{name}.png"
-            _write_picture(Image.fromarray(stretched > self.scale.threshold), self.folder / files["mask"])
+            _write_picture(
+                Image.fromarray(np.uint8(255) * (stretched > self.scale.threshold)), self.folder / files["mask"]
+            )
         if stretched is not None and self.maps:
             files["map"] = f"maps/{name}.npy"
             with replacing(self.folder / files["map"], durable=False) as temporary, temporary.open("wb") as file:
@@ -144,10 +140,7 @@ class PredictionWriter:
 
 
 def inspect_files(inspector: Inspector, paths: Iterable[Path], writer: PredictionWriter, batch_size: int = 8) -> None:
-    """Inspects files, `batch_size` of them in memory at once, and writes what is found.
-
-    A file that cannot be read is written down and passed over.
-    """
+    """Inspects files, `batch_size` of them in memory at once, and writes what is found, or that one is unreadable."""
     for batch in _batches(paths, batch_size):
         seen = [(file_state(path), file_sha256(path)) for path in batch]  # before reading: what comes later is new
         images = [_read(inspector, path) for path in batch]

@@ -40,10 +40,8 @@ class Adaptation:
 class Products:
     """Models by id, where an unknown one is a KeyError. No name from outside ever becomes a path.
 
-    Args:
-        folder: where new models are kept, a folder each; made when needed.
-        adapt: adapts to `<folder>/<category>/train/good` and reports how far it is.
-        model: a model folder from elsewhere that is offered as well.
+    New models are kept in `folder`, a folder each; `model` is one from elsewhere. `adapt` adapts to
+    `<folder>/<category>/train/good` and reports how far it is.
     """
 
     def __init__(self, folder: Path, adapt: Callable[[Path, str, Report], Model], model: Path | None = None) -> None:

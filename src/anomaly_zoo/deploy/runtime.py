@@ -25,15 +25,11 @@ class OnnxInspector(Inspector):
     """Inspects images with an exported model.
 
     Args:
-        path: a file written by `python -m anomaly_zoo export`.
+        path: a file written by `python -m anomaly_zoo export`; ValueError or OSError if it is something else.
         num_threads: of one inspection; 0 leaves the choice to onnxruntime.
 
     Attributes:
         about: what the export wrote about the model: method, category, image shape, false-alarm rate, versions ...
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or no exported model of this version.
     """
 
     def __init__(self, path: Path | str, num_threads: int = 0) -> None:
@@ -54,10 +50,7 @@ class OnnxInspector(Inspector):
         super().__init__(Calibration(**json.loads(self.about["calibration"])), json.loads(self.about["warnings"]))
 
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
-        """Scores uint8 RGB images of any sizes; those of one size go through the model together.
-
-        ValueError if they are anything else.
-        """
+        """Scores uint8 RGB images of any sizes; those of one size go through the model together."""
         images = checked(images)
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, image in enumerate(images):

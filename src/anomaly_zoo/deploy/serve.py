@@ -52,13 +52,9 @@ _HEADERS = {
 
 
 def serve(model: Path | None, folder: Path, method: str, options: list[str], host: str, port: int) -> None:
-    """Serves until Ctrl-C; beyond this machine there is neither password nor encryption.
+    """Serves until Ctrl-C, with the options of `python -m anomaly_zoo serve`; ValueError or OSError if it cannot.
 
-    The options are those of `python -m anomaly_zoo serve`.
-
-    Raises:
-        FileNotFoundError: `model` is no model folder.
-        ValueError: `model` is damaged.
+    Beyond this machine there is neither password nor encryption.
     """
     products = Products(folder, lambda root, category, report: adapt(method, root, category, options, report), model)
     warn(products.inspector("model").warnings if model else ())
@@ -66,7 +62,10 @@ def serve(model: Path | None, folder: Path, method: str, options: list[str], hos
         sys.stderr.write(f"warning: whoever reaches {host} can use this page; there is no password.\n")
     config = uvicorn.Config(create_app(products, host), host=host, port=port, log_level="warning", timeout_keep_alive=5)
     server = uvicorn.Server(config)
-    socket = config.bind_socket()
+    try:
+        socket = config.bind_socket()
+    except SystemExit:  # after a line of uvicorn's that says why
+        raise ValueError(f"nobody can listen on {host}, port {port}: choose another --port or --host.") from None
     socket.listen(config.backlog)  # whoever follows the address at once waits, instead of being refused
     sys.stdout.write(f"http://{host}:{socket.getsockname()[1]}/  (Ctrl-C ends it)\n")
     sys.stdout.flush()

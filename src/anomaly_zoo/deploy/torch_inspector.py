@@ -25,7 +25,7 @@ class TorchInspector(Inspector):
 
     @torch.inference_mode()
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
-        """Scores uint8 RGB images of any sizes; ValueError if they are anything else."""
+        """Scores uint8 RGB images of any sizes."""
         if not (images := checked(images)):
             return []
         resized = np.stack([resize(image, self.model.image_shape) for image in images]).transpose(0, 3, 1, 2)
