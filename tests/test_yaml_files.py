@@ -45,7 +45,7 @@ def test_a_paper_method_shares_the_variants_unless_it_has_its_own(sweeps: Path) 
         ("coft:quik", r"coft has no variant 'quik'\. Did you mean coft:quick\? Variants: frozen, quick\."),
         ("coft:", r"coft has no variant ''\. Variants: frozen, quick\."),
         ("pf:quick", r"pf has no variant 'quick'\. Variants: none\."),
-        ("cofd:quick", "'cofd' is unknown. Methods: coft, "),
+        ("cofd:quick", "'cofd' is unknown. Did you mean coft? Methods: coft, "),
         ("missing.yaml", "'missing.yaml' is unknown: there is no such file"),
     ],
 )
