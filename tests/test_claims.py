@@ -113,6 +113,15 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
         read(tmp_path / "claims.yaml")
 
 
+def test_compare_reads_a_file_of_kept_results_and_writes_none(capsys: pytest.CaptureFixture[str]) -> None:
+    from anomaly_zoo.compare.__main__ import main as compare
+
+    assert compare([str(KEPT), "--by", "dataset", "--methods", "pf"]) == 0
+    assert "elpv · average over the common categories (2) · shots=8" in capsys.readouterr().out
+    assert compare([str(KEPT), "--run"]) == 2
+    assert capsys.readouterr().err.endswith("is a file of kept results: new runs need a folder. It can only be read.\n")
+
+
 # Verdicts
 
 
@@ -227,7 +236,7 @@ def test_options_choose_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
         (["--no-run"], "no run at 8 shots in results for these options: leave --no-run out"),
         (["missing", "--no-run", "--shots", "4"], "no run at 4 shots in missing"),
         (["--root", "missing", "--claim", "pf-1"], "missing is not a folder. Pass --root"),
-        (["kept.xz"], "kept.xz is a file of kept results: pass --no-run, or a folder for new runs"),
+        (["kept.xz", "--root", "."], "kept.xz is a file of kept results: new runs need a folder"),
         (["kept.xz", "--no-run"], "kept.xz is neither a results store nor a file of kept results"),
     ],
 )

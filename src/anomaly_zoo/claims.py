@@ -64,8 +64,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _grids(options: argparse.Namespace, rows: list[str]) -> Iterator[list[str]]:
     """What the rows lack, as arguments of the bench."""
-    if options.results.is_file():
-        raise ValueError(f"{options.results} is a file of kept results: pass --no-run, or a folder for new runs.")
     given = {f"--{name.replace('_', '-')}": getattr(options, name) for name in _PASSED_ON}
     more = [f"{name}={value}" for name, value in given.items() if value is not None]
     more += ["--root", *map(str, options.root)] if options.root else []

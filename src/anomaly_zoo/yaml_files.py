@@ -58,15 +58,23 @@ def find_method(method: str | Path) -> tuple[Path, Overrides]:
         return Path(method), {}
     name, colon, variant = str(method).partition(":")
     if name not in method_files():
-        near = difflib.get_close_matches(name, method_files(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, method_files())
         raise ValueError(f"method {name!r} is unknown.{hint} Methods: {', '.join(method_files())}; or a .yaml file.")
     known = variants(name) if colon else {"": {}}
     if variant not in known:
-        near = difflib.get_close_matches(variant, known, n=1)
-        hint = f" Did you mean {name}:{near[0]}?" if near else ""
+        hint = did_you_mean(variant, known, before=f"{name}:")
         raise ValueError(f"{name} has no variant {variant!r}.{hint} Variants: {', '.join(known) or 'none'}.")
     return method_files()[name], known[variant]
+
+
+def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
+    """A question with the nearest of the known names, to follow a message; empty if none is near.
+
+    >>> did_you_mean("cofd", ["pf", "coft"])
+    ' Did you mean coft?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {before}{near[0]}?" if near else ""
 
 
 def expand(methods: Iterable[str]) -> list[str]:

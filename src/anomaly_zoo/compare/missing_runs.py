@@ -22,6 +22,8 @@ def commands(
     The grid is what the store holds and the options ask for. What exists decides the dataset's folder, the backbone,
     its weights and the image size. An empty store is filled with `bench`'s own choices.
     """
+    if store.is_file():
+        raise ValueError(f"{store} is a file of kept results: new runs need a folder. It can only be read.")
     wanted = {name_in_results(method): method for method in methods}
     end = ["--results", str(store)]
     known = [run for run in results if not datasets or run.dataset in datasets]

@@ -1,7 +1,6 @@
 """The claims of the papers, as configs/claims.yaml has them. Needs no pandas, so that mistakes are answered at once."""
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import msgspec
 import yaml
 
 from anomaly_zoo.measures import SMALLEST
-from anomaly_zoo.yaml_files import CLAIMS, find_method
+from anomaly_zoo.yaml_files import CLAIMS, did_you_mean, find_method
 
 
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,6 +66,5 @@ def _check(claim: Claim) -> None:
 
 
 def _require(what: str, name: str, known: Iterable[str]) -> None:
-    near = get_close_matches(name, known := list(known), n=1, cutoff=0.5)
-    if name not in known:
-        raise ValueError(f"no {what} {name!r}.{f' Did you mean {near[0]}?' if near else ''} Known: {', '.join(known)}.")
+    if name not in (known := list(known)):
+        raise ValueError(f"no {what} {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")

@@ -1,12 +1,11 @@
 """The command line of the bench. Needs no torch."""
 
 import argparse
-import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from anomaly_zoo.yaml_files import SWEEPS, expand, find_method, is_file, method_files, variants
+from anomaly_zoo.yaml_files import SWEEPS, did_you_mean, expand, find_method, is_file, method_files, variants
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,9 +19,8 @@ class Parser(argparse.ArgumentParser):
         """Like `parse_args`."""
         options, unknown = self.parse_known_args(arguments)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
-            hint = f". Did you mean {near[0]}?" if near else ". --help lists all."
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            hint = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions) or " --help lists all."
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
         return options
 
 

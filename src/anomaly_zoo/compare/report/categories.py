@@ -58,23 +58,18 @@ def _defects(rows: Sequence[Summary], methods: Sequence[str]) -> list[tuple[str,
 
 def _curves(here: Sequence[Result], looks: dict[str, Look]) -> list[Figure]:
     """ROC, and precision against recall, both the mean over seeds."""
-    found: dict[str, list[Any]] = defaultdict(list)
+    scored: dict[str, list[Any]] = defaultdict(list)
     for run in here:
         label = np.array([image["label"] for image in run.images], dtype=bool)
-        score = np.array([image["score"] for image in run.images], dtype=np.float64)
         if label.any() and not label.all():
-            found[run.method].append((figures.roc(score, label), figures.precision(score, label)))
-    if not found:
-        return []
-    means = {method: np.mean(found[method], axis=0) for method in looks if method in found}
-    roc, precision = ({method: both[place] for method, both in means.items()} for place in (0, 1))
-    return [
-        Figure(
-            figures.curves(roc, "false-positive rate", "true-positive rate", looks),
-            "ROC of image scores, mean over seeds.",
-        ),
-        Figure(
-            figures.curves(precision, "recall", "precision", looks),
-            "Precision against recall of image scores, mean over seeds.",
-        ),
-    ]
+            scored[run.method].append((np.array([image["score"] for image in run.images], dtype=np.float64), label))
+    found = []
+    for curve, x, y, name in (
+        (figures.roc, "false-positive rate", "true-positive rate", "ROC"),
+        (figures.precision, "recall", "precision", "Precision against recall"),
+    ):
+        means = {
+            method: np.mean([curve(*run) for run in scored[method]], axis=0) for method in looks if method in scored
+        }
+        found.append(Figure(figures.curves(means, x, y, looks), f"{name} of image scores, mean over seeds."))
+    return found if scored else []
