@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-MAX_SIDE_PX = 1024
-"""Overlays of larger images are drawn smaller."""
-
+MAX_SIDE_PX = 1024  # overlays of larger images are drawn smaller
 TILE_PX = 160
 _BAR_PX, _LABEL_PX, _FONT_PX = 14, 62, 12
 _FRAMES, _CONTOUR = {True: (214, 40, 40), False: (42, 157, 80), None: (128, 128, 128)}, (255, 255, 255)
@@ -21,15 +19,10 @@ _COLOURS = np.array([(20, 16, 80), (38, 84, 180), (60, 170, 170), (240, 220, 90)
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours of anomaly maps mean; the same for all pictures that are compared.
+    """What the colours of anomaly maps mean; the same for all pictures that are compared."""
 
-    Attributes:
-        level: drawn coldest; for a model, what maps of normal images are like.
-        threshold: in the middle of the scale, and where contours run; for a model, what an anomalous pixel is above.
-    """
-
-    level: float
-    threshold: float
+    level: float  # drawn coldest; for a model, what maps of normal images are like
+    threshold: float  # in the middle, and where contours run; for a model, what an anomalous pixel is above
 
     @property
     def span(self) -> float:
@@ -45,9 +38,8 @@ class Scale:
 def colour(anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
     """Float `h w` to uint8 RGB `h w 3`.
 
-    Example:
-        >>> colour(np.array([[0.0, 2.0]]), Scale(level=0.0, threshold=1.0)).tolist()
-        [[[20, 16, 80], [180, 10, 20]]]
+    >>> colour(np.array([[0.0, 2.0]]), Scale(level=0.0, threshold=1.0)).tolist()
+    [[[20, 16, 80], [180, 10, 20]]]
     """
     place = np.clip((anomaly_map - scale.level) / scale.span, 0, 1)
     channels = [np.interp(place, _PLACES, _COLOURS[:, channel]) for channel in range(3)]
@@ -71,10 +63,7 @@ def outline(region: np.ndarray, width: int = 2) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.Image:
-    """The map over the image, contours where it passes the threshold, and the colour bar at the right.
-
-    Both may have any size: the map is stretched over the image.
-    """
+    """The map, stretched over the image, contours where it passes the threshold, and the colour bar at the right."""
     picture = _contoured(image, anomaly_map, scale, MAX_SIDE_PX)
     height = max(picture.height, 96)
     canvas = Image.new("RGB", (picture.width + _BAR_PX + _LABEL_PX, height), "white")
@@ -114,8 +103,8 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int = 8) -> Image.Image
 def _contoured(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, max_side: int) -> Image.Image:
     picture = Image.fromarray(image)
     picture.thumbnail((max_side, max_side))
-    values = Image.fromarray(anomaly_map.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
-    stretched = np.asarray(values)
+    values = Image.fromarray(anomaly_map.astype(np.float32))
+    stretched = np.asarray(values.resize(picture.size, Image.Resampling.BILINEAR))
     mixed = blend(np.asarray(picture), stretched, scale)
     mixed[outline(stretched > scale.threshold)] = _CONTOUR
     return Image.fromarray(mixed)

@@ -17,21 +17,13 @@ from anomaly_zoo.types import Batch, Prediction
 
 
 class EvaluationCallback(L.Callback):
-    """Feeds predictions to `DetectionMetrics`, logs the metrics and keeps what a result needs.
-
-    Attributes:
-        metrics: name to value after `trainer.test`; undefined ones are absent.
-        per_defect: the same for each defect against all normal images.
-        undefined: name to reason.
-        images: path, defect, label and score of every test image, sorted by path.
-        ms_per_image: median over batches of the forward pass, the first (cold) batch left out if there are more.
-    """
+    """Feeds predictions to `DetectionMetrics`, logs the metrics and keeps what a result needs."""
 
     metrics: dict[str, float]
     per_defect: dict[str, dict[str, float]]
     undefined: dict[str, str]
-    images: list[ImageScore]
-    ms_per_image: float
+    images: list[ImageScore]  # sorted by path
+    ms_per_image: float  # median over batches of the forward pass, the first (cold) one left out if there are more
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts afresh; ValueError if there is no datamodule."""

@@ -23,18 +23,11 @@ NORMAL = -1
 
 
 class DetectionScores(NamedTuple):
-    """How well anomalies were detected.
+    """How well anomalies were detected."""
 
-    Attributes:
-        metrics: the metrics of the whole test split that are defined, by the names of `IMAGE_METRICS` and
-            `PIXEL_METRICS`; ``aupro`` has the limit 0.3 and ``aupro_005`` the limit 0.05.
-        per_defect: the same, if defined, for every defect seen: over all normal images and the images of that defect.
-        undefined: for every name missing from ``metrics``, why.
-    """
-
-    metrics: dict[str, float]
-    per_defect: dict[str, dict[str, float]]
-    undefined: dict[str, str]
+    metrics: dict[str, float]  # of the whole test split that are defined; `aupro` has the limit 0.3, `aupro_005` 0.05
+    per_defect: dict[str, dict[str, float]]  # the same over all normal images and those of each defect seen
+    undefined: dict[str, str]  # for every name missing from `metrics`, why
 
 
 def detection_metrics(
@@ -59,35 +52,23 @@ def detection_metrics(
     Raises:
         ValueError: shapes or types do not fit, a normal image has anomalous pixels, or a score is not finite.
 
-    Example:
-        >>> import torch
-        >>> anomaly_map = torch.tensor([[[1.0, 2.0]], [[3.0, 9.0]], [[2.0, 5.0]]])
-        >>> mask = torch.tensor([[[False, False]], [[False, True]], [[False, False]]])
-        >>> label = torch.tensor([False, True, True])
-        >>> scores = detection_metrics(anomaly_map, anomaly_map.amax((1, 2)), mask, label, ["", "hole", "scratch"])
-        >>> scores.metrics["image_auroc"], scores.metrics["aupro"]
-        (1.0, 1.0)
-        >>> scores.per_defect["scratch"]
-        {'image_auroc': 1.0, 'image_ap': 1.0, 'image_f1_max': 1.0}
+    >>> anomaly_map, label = torch.tensor([[[1.0, 2.0]], [[3.0, 9.0]], [[2.0, 5.0]]]), torch.tensor([False, True, True])
+    >>> scores = detection_metrics(anomaly_map, anomaly_map.amax((1, 2)), anomaly_map > 5, label, ["", "hole", "cut"])
+    >>> scores.metrics["aupro"], scores.per_defect["cut"]
+    (1.0, {'image_auroc': 1.0, 'image_ap': 1.0, 'image_f1_max': 1.0})
     """
-    _check(anomaly_map, image_score, mask, label, defect)
-    defects = sorted({name for name, anomalous in zip(defect, label.tolist(), strict=True) if anomalous})
-    images = _Images(
-        anomaly_map=list(to_array(anomaly_map)),
-        image_score=to_array(image_score),
-        mask=list(to_array(mask)),
-        defect=to_array(_positions(label, defect, defects)),
-    )
-    return _evaluate(images, defects)
+    defects = {name for name, anomalous in zip(defect, label.tolist(), strict=False) if anomalous}
+    metric = DetectionMetrics(sorted(defects), sync_on_compute=False)
+    metric.update(anomaly_map, image_score, mask, label, defect)
+    scores: DetectionScores = metric.compute()
+    return scores
 
 
 class DetectionMetrics(Metric):
     """Every metric of the protocol over all images seen, for all images and per defect; see `detection_metrics`.
 
-    Args:
-        defects: names of the defects that may occur, the same list in all processes of a distributed run, of which each
-            must get at least one batch.
-        kwargs: passed on to `torchmetrics.Metric`.
+    `defects` are those that may occur, the same list in all processes of a distributed run, of which each must get at
+    least one batch.
 
     Raises:
         ValueError: a name occurs twice.
@@ -133,7 +114,13 @@ class DetectionMetrics(Metric):
             mask=[image for batch in to_arrays(self.mask) for image in batch],
             defect=to_array(dim_zero_cat(self.defect)),
         )
-        return _evaluate(images, self.defects)
+        metrics, undefined = _all_metrics(images)
+        per_defect = {}
+        for position, name in enumerate(self.defects):
+            of_defect = images.defect == position
+            if of_defect.any():
+                per_defect[name], _ = _all_metrics(images.where(of_defect | (images.defect == NORMAL)))
+        return DetectionScores(metrics, per_defect, undefined)
 
 
 class _Images(NamedTuple):
@@ -152,16 +139,6 @@ class _Images(NamedTuple):
             mask=list(compress(self.mask, chosen)),
             defect=self.defect[chosen],
         )
-
-
-def _evaluate(images: _Images, defects: Sequence[str]) -> DetectionScores:
-    metrics, undefined = _all_metrics(images)
-    per_defect = {}
-    for position, name in enumerate(defects):
-        of_defect = images.defect == position
-        if of_defect.any():
-            per_defect[name], _ = _all_metrics(images.where(of_defect | (images.defect == NORMAL)))
-    return DetectionScores(metrics, per_defect, undefined)
 
 
 def _all_metrics(images: _Images) -> tuple[dict[str, float], dict[str, str]]:

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from anomaly_zoo.nn.nearest import distance_to_sample
 from anomaly_zoo.nn.network import stages_of
 
-NUM_ASKED = 8
-"""Images that are enough to tell."""
+NUM_ASKED = 8  # images are enough to tell
 TOLERANCE = 1.2
 
 
 @torch.no_grad()
 def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], path: list[str]) -> list[int]:
-    """Keeps the orientations in which normal images are about as near to other normal images as upright.
+    """Numbers of the orientations in which normal images are about as near to other normal images as upright.
 
     Every image, upright, is compared with all others in each orientation: the mean distance of its patches to the
     nearest ones, divided by that to the others upright, averaged over the stages. Up to `TOLERANCE` counts as near.
@@ -28,9 +27,6 @@ def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], pa
         backbone: gives feature maps.
         image: k normal images or tiles, each in v orientations: first the v / 2 symmetries of its shape.
         path: the file that each of the k stems from; a single file gives the symmetries.
-
-    Returns:
-        The numbers of the orientations among the v.
     """
     owner = [path.index(name) for name in path]
     if len(set(owner)) == 1:

@@ -1,7 +1,7 @@
 """Validation from the support alone: whom to hold out, and when a fine-tuned network begins to forget.
 
-The idea that augmented normal images can validate, and that the onset of catastrophic forgetting shows there, is that
-of Rippel et al. (arXiv 2108.04116). Ours: whom to hold out, and what counts as the onset.
+That augmented normal images can validate, and that the onset of catastrophic forgetting shows there: Rippel et al.
+(arXiv 2108.04116). Ours: whom to hold out, and what counts as the onset.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,14 @@ from torch import Tensor, nn
 from anomaly_zoo.types import Batch
 
 MAX_FOLDS = 8
-MAX_VIEWS = 4
-"""Of every image, unless it is the only one: enough for a check."""
+MAX_VIEWS = 4  # of every image, unless it is the only one: enough for a check
 
 
 def instances(paths: list[str]) -> Int[Tensor, " n"]:
     """Numbers the images that views stem from, by their paths.
 
-    Example:
-        >>> instances(["b.png", "b.png", "a.png"])
-        tensor([0, 0, 1])
+    >>> instances(["b.png", "b.png", "a.png"])
+    tensor([0, 0, 1])
     """
     numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
     return torch.tensor([numbers[path] for path in paths])
@@ -36,9 +34,8 @@ def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = MAX_FOLDS) -> l
     Every instance is held out once with all its views, or a share of the instances if there are more than `max_folds`.
     A single image cannot be held out: its views are, one by one, which says less. A single view gives no folds.
 
-    Example:
-        >>> held_out_folds(torch.tensor([0, 0, 1, 1]))
-        [tensor([ True,  True, False, False]), tensor([False, False,  True,  True])]
+    >>> held_out_folds(torch.tensor([0, 0, 1, 1]))
+    [tensor([ True,  True, False, False]), tensor([False, False,  True,  True])]
     """
     groups = torch.unique(instance, return_inverse=True)[1]
     if groups.max() == 0:
@@ -57,21 +54,14 @@ def held_out_parts(number: Int[Tensor, "k t v"]) -> list[Int[Tensor, "m t _"]]:
 def kept_out(files: list[str]) -> list[str]:
     """A quarter of the support, which a training does not see; of fewer than four images, none.
 
-    Example:
-        >>> kept_out(["a", "b", "c", "d", "e"])
-        ['a', 'e']
+    >>> kept_out(["a", "b", "c", "d", "e"])
+    ['a', 'e']
     """
     return files[::4] if len(files) >= 4 else []
 
 
 class HeldOut(NamedTuple):
-    """What a check of a network needs.
-
-    Attributes:
-        fitted: views of normal images to fit to.
-        normal: views of others.
-        anomalous: anomalies made of these, one batch for every kind.
-    """
+    """What a check needs: views to fit to, views of other images, and one batch of anomalies of these per kind."""
 
     fitted: Float[Tensor, "n 3 h w"]
     normal: Float[Tensor, "m 3 h w"]
@@ -98,9 +88,8 @@ def hold_out(
 def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> Float[Tensor, ""]:
     """AUROC: the probability that an anomalous score is above a normal one; ties count half.
 
-    Example:
-        >>> separation(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
-        tensor(0.8750)
+    >>> separation(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
+    tensor(0.8750)
     """
     difference = anomalous[:, None] - normal
     return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
@@ -119,9 +108,9 @@ class ForgettingStop:
         self.best_step = 0
 
     def has_forgotten(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> bool:
-        """Takes in a check after `step` updates, and keeps the network's state if no earlier one was better.
+        """Takes in a check after `step` updates, with one score per kind of anomaly (higher is better).
 
-        `scores` has one value per kind of anomaly, higher is better.
+        The network's state is kept if no earlier one was better.
         """
         if self._best_scores is None or scores.mean() >= self._best_scores.mean():
             self._best_scores, self.best_step = scores, step

@@ -22,17 +22,15 @@ _SAVE = "Save nothing but tensors: `torch.save(model.state_dict(), path)`."
 
 
 def load_weights(model: nn.Module, name: str, weights: str) -> list[str]:
-    """Loads pre-trained weights into a timm model, in place.
+    """Loads pre-trained weights into a whole timm model, in place; returns the entries that the weights do not have.
+
+    A file that holds a trunk only is fine as long as the stages in use are among it; the caller checks that.
 
     Args:
-        model: the whole timm model, not yet pruned to its stages.
-        name: its name.
+        model: not yet pruned to its stages.
+        name: the model's.
         weights: "auto" (the weight package of `name` if `PACKAGES` has one, else timm's cache or hub), "none" (keep
             the random initialisation), or the path of a `.safetensors` / `.pth` file with timm's parameter names.
-
-    Returns:
-        The entries of the model's state dict that the weights do not have. A file that holds a trunk only is
-        fine as long as the stages in use are among it; the caller checks that.
 
     Raises:
         ValueError: the weights cannot be found or do not fit; the message says what to install or pass.
