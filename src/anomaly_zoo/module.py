@@ -104,8 +104,7 @@ class AnomalyModule(Rebuildable):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """Feature maps to measure from: the frozen backbone's, or a method's own ones behind `memory_features`."""
-        stages: Stages = self.backbone(image)
-        return stages
+        return self.backbone(image)  # type: ignore[no-any-return]
 
     def fit(self, features: Stages) -> None:
         """Fits memories, Gaussians, or nothing: without each held-out part of the support, and in the end to all."""

@@ -29,11 +29,6 @@ class Scale:
         """From the value drawn coldest to the one drawn hottest."""
         return 2 * max(self.threshold - self.level, 1e-12)
 
-    @property
-    def top(self) -> float:
-        """The value drawn hottest."""
-        return self.level + self.span
-
 
 def colour(anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
     """Float `h w` to uint8 RGB `h w 3`.
@@ -68,12 +63,13 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.I
     height = max(picture.height, 96)
     canvas = Image.new("RGB", (picture.width + _BAR_PX + _LABEL_PX, height), "white")
     canvas.paste(picture)
-    ramp = np.linspace(scale.top, scale.level, height)[:, None].repeat(_BAR_PX, axis=1)
+    top = scale.level + scale.span
+    ramp = np.linspace(top, scale.level, height)[:, None].repeat(_BAR_PX, axis=1)
     canvas.paste(Image.fromarray(colour(ramp, scale)), (picture.width + 4, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_PX)
     x = picture.width + _BAR_PX + 8
     rows = (0, (height - _FONT_PX) // 2, height - _FONT_PX - 4)
-    for value, y in zip((scale.top, scale.threshold, scale.level), rows, strict=True):
+    for value, y in zip((top, scale.threshold, scale.level), rows, strict=True):
         draw.text((x, y), f"{value:.3g}", fill="black", font=font)
     draw.line([(picture.width + 4, height // 2), (x - 2, height // 2)], fill="black")
     return canvas

@@ -33,9 +33,9 @@ def run(config: dict[str, Any], method: str, store: Path, cell: str = "") -> Res
     Pictures and W&B's files go into the run's folder in the store beside its result.
 
     Args:
-        config: the resolved configuration, see `config.resolve`.
-        method: the method's name in the results.
-        store: the results store.
+        config: resolved, see `config.resolve`.
+        method: its name in the results.
+        store: of the results.
         cell: the hash of what decides the numbers, if the bench runs it.
 
     Raises:
@@ -86,7 +86,8 @@ def describe(config: dict[str, Any], method: str) -> Result:
 
 def measured(known: Result, cli: AnomalyCLI, **seconds: float) -> Result:
     """What is known of a run after `trainer.test`; `seconds` are those that it took."""
-    data, evaluation = cli.datamodule, cli.evaluation
+    data, evaluation, device = cli.datamodule, cli.evaluation, cli.trainer.strategy.root_device
+    processor = f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
     paths = [path.relative_to(data.root).as_posix() for path in data.support_files]
     trainable = sum(parameter.numel() for parameter in cli.model.parameters() if parameter.requires_grad)
     return replace(
@@ -99,14 +100,8 @@ def measured(known: Result, cli: AnomalyCLI, **seconds: float) -> Result:
         timing=seconds | {"ms_per_image": evaluation.ms_per_image},
         resources=_peak_memory() | {"trainable_params": trainable},
         training=cli.model.training_record(),
-        device=_device(cli.trainer.strategy.root_device),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
     )
-
-
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _git() -> dict[str, str | bool] | None:

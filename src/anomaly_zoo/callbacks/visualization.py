@@ -109,13 +109,8 @@ def write_gallery(folder: Path, tiles: list[dict[str, Any]]) -> None:
     write_whole(folder / "images.jpg", cv2.imencode(".jpg", images, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
     write_whole(folder / "masks.png", cv2.imencode(".png", np.concatenate([t["mask"] for t in tiles]))[1].tobytes())
     write_whole(folder / "maps.png", cv2.imencode(".png", np.concatenate(list(grey)))[1].tobytes())
-    index = {
-        "height_px": grey.shape[1],
-        "width_px": grey.shape[2],
-        "low": low,
-        "high": high,
-        "paths": [tile["path"] for tile in tiles],
-    }
+    (_, height, width), paths = grey.shape, [tile["path"] for tile in tiles]
+    index = {"height_px": height, "width_px": width, "low": low, "high": high, "paths": paths}
     write_whole(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torchmetrics import Metric
 
-from anomaly_zoo.metrics.ranking import Counts, check_pair, to_arrays
+from anomaly_zoo.metrics.ranking import Counts, check_pair, to_images
 
 
 def aupro(
@@ -79,9 +79,8 @@ class AUPRO(Metric):
 
     def compute(self) -> Float64[Tensor, ""]:
         """The metric over all images of all processes."""
-        maps = [image for batch in to_arrays(self.anomaly_map) for image in batch]
-        masks = [image for batch in to_arrays(self.mask) for image in batch]
-        value = Counts.of(maps, masks).aupro(region_weights(masks), self.fpr_limit)
+        masks = to_images(self.mask)
+        value = Counts.of(to_images(self.anomaly_map), masks).aupro(region_weights(masks), self.fpr_limit)
         return torch.tensor(value, dtype=torch.float64)
 
 

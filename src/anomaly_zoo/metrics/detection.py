@@ -17,7 +17,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from anomaly_zoo.measures import IMAGE_METRICS, PIXEL_METRICS
 from anomaly_zoo.metrics.aupro import region_weights
-from anomaly_zoo.metrics.ranking import Counts, check_pair, to_array, to_arrays
+from anomaly_zoo.metrics.ranking import Counts, check_pair, to_array, to_images
 
 NORMAL = -1
 
@@ -42,12 +42,7 @@ def detection_metrics(
     Pixel metrics need ground truth: they are undefined if every anomalous image has an empty mask. If only some have
     (a small defect can vanish when a mask is resized), all pixels of those images count as normal.
 
-    Args:
-        anomaly_map: higher is more anomalous; finite, without any further range.
-        image_score: likewise.
-        mask: True where a pixel is anomalous; all False for a normal image.
-        label: True for an anomalous image.
-        defect: name of the defect of every image; ignored where the image is normal.
+    Scores are finite, without any further range. The mask of a normal image is all False; its defect is ignored.
 
     Raises:
         ValueError: shapes or types do not fit, a normal image has anomalous pixels, or a score is not finite.
@@ -99,9 +94,22 @@ class DetectionMetrics(Metric):
         label: Bool[Tensor, " b"],
         defect: Sequence[str],
     ) -> None:
-        """Adds a batch; the arguments and errors are those of `detection_metrics`, or a defect that is unknown."""
-        _check(anomaly_map, image_score, mask, label, defect)
-        self.defect.append(_positions(label, defect, self.defects))
+        """Adds a batch; arguments and errors are those of `detection_metrics`, or a defect that is unknown."""
+        check_pair(anomaly_map, mask, num_dims=3)
+        check_pair(image_score, label, num_dims=1)
+        if not len(anomaly_map) == len(image_score) == len(defect):
+            raise ValueError(
+                "needs one map, one score and one defect per image, "
+                f"got {len(anomaly_map)} maps, {len(image_score)} scores and {len(defect)} defects"
+            )
+        if (mask.flatten(1).any(1) & ~label).any():
+            raise ValueError("a normal image must have an all-False mask, got one with anomalous pixels")
+        position: dict[str | None, int] = {None: NORMAL, **{name: i for i, name in enumerate(self.defects)}}
+        names = [name if anomalous else None for name, anomalous in zip(defect, label.tolist(), strict=True)]
+        for name in names:
+            if name not in position:
+                raise ValueError(f"defect must be one of {list(self.defects)}, got {name!r}")
+        self.defect.append(torch.tensor([position[name] for name in names], dtype=torch.int64, device=label.device))
         self.anomaly_map.append(anomaly_map.detach())
         self.image_score.append(image_score.detach())
         self.mask.append(mask)
@@ -109,10 +117,10 @@ class DetectionMetrics(Metric):
     def compute(self) -> DetectionScores:
         """The metrics over all images of all processes."""
         images = _Images(
-            anomaly_map=[image for batch in to_arrays(self.anomaly_map) for image in batch],
-            image_score=to_array(dim_zero_cat(self.image_score)),
-            mask=[image for batch in to_arrays(self.mask) for image in batch],
-            defect=to_array(dim_zero_cat(self.defect)),
+            to_images(self.anomaly_map),
+            to_array(dim_zero_cat(self.image_score)),
+            to_images(self.mask),
+            to_array(dim_zero_cat(self.defect)),
         )
         metrics, undefined = _all_metrics(images)
         per_defect = {}
@@ -133,12 +141,8 @@ class _Images(NamedTuple):
 
     def where(self, chosen: Bool[np.ndarray, " n"]) -> "_Images":
         """The images where ``chosen`` is True."""
-        return _Images(
-            anomaly_map=list(compress(self.anomaly_map, chosen)),
-            image_score=self.image_score[chosen],
-            mask=list(compress(self.mask, chosen)),
-            defect=self.defect[chosen],
-        )
+        maps, masks = (list(compress(images, chosen)) for images in (self.anomaly_map, self.mask))
+        return _Images(maps, self.image_score[chosen], masks, self.defect[chosen])
 
 
 def _all_metrics(images: _Images) -> tuple[dict[str, float], dict[str, str]]:
@@ -180,25 +184,3 @@ def _pixel_metrics(images: _Images) -> tuple[float, ...] | str:
         counts.aupro(weight, fpr_limit=0.3),
         counts.aupro(weight, fpr_limit=0.05),
     )
-
-
-def _positions(label: Tensor, defect: Sequence[str], defects: Sequence[str]) -> Tensor:
-    """Position of each image's defect in ``defects``, `NORMAL` where the label is False."""
-    position: dict[str | None, int] = {None: NORMAL, **{name: i for i, name in enumerate(defects)}}
-    names = [name if anomalous else None for name, anomalous in zip(defect, label.tolist(), strict=True)]
-    for name in names:
-        if name not in position:
-            raise ValueError(f"defect must be one of {list(defects)}, got {name!r}")
-    return torch.tensor([position[name] for name in names], dtype=torch.int64, device=label.device)
-
-
-def _check(anomaly_map: Tensor, image_score: Tensor, mask: Tensor, label: Tensor, defect: Sequence[str]) -> None:
-    check_pair(anomaly_map, mask, num_dims=3)
-    check_pair(image_score, label, num_dims=1)
-    if not len(anomaly_map) == len(image_score) == len(defect):
-        raise ValueError(
-            "needs one map, one score and one defect per image, "
-            f"got {len(anomaly_map)} maps, {len(image_score)} scores and {len(defect)} defects"
-        )
-    if (mask.flatten(1).any(1) & ~label).any():
-        raise ValueError("a normal image must have an all-False mask, got one with anomalous pixels")

@@ -119,9 +119,9 @@ def to_array(tensor: Shaped[Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
     return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
 
 
-def to_arrays(state: Tensor | list[Tensor]) -> list[Shaped[np.ndarray, "..."]]:
-    """NumPy views of the batches in a list state, which torchmetrics turns into one tensor when it synchronises."""
-    return [to_array(tensor) for tensor in (state if isinstance(state, list) else [state])]
+def to_images(state: Tensor | list[Tensor]) -> list[Shaped[np.ndarray, "_ _"]]:
+    """NumPy views of the images in a list state, which torchmetrics turns into one tensor when it synchronises."""
+    return [image for batch in (state if isinstance(state, list) else [state]) for image in to_array(batch)]
 
 
 def check_pair(score: Tensor, label: Tensor, num_dims: int) -> None:

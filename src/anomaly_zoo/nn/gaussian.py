@@ -46,7 +46,6 @@ class Gaussian(nn.Module):
         """Squared Mahalanobis distance of every vector; differentiable, in the dtype of the module.
 
         Raises:
-            RuntimeError: not fitted yet.
             ValueError: features of another length than the fitted ones, or not finite.
         """
         if not self.mean.numel():

@@ -42,7 +42,7 @@ class PatchMemory(nn.Module):
             self.register_buffer(f"length{stage}", torch.empty(0))
 
     def fit(self, features: Stages) -> list[Int[Tensor, " _"]]:
-        """Remembers patches of normal images, always the same; returns each one's number of its image, by stage."""
+        """Remembers patches of normal images, the same ones each time; returns each one's image number, by stage."""
         images = []
         for stage, feature in enumerate(features[: self.num_stages]):
             patches = rows_of(feature)
@@ -58,7 +58,7 @@ class PatchMemory(nn.Module):
         return images
 
     def without(self, held_out: Bool[Tensor, " n"], images: list[Int[Tensor, " _"]]) -> "PatchMemory":
-        """The memory without the patches of the held-out ones among the images that `fit` returned just now.
+        """The memory without the patches of some of the images that it was just fitted to; `fit` returned `images`.
 
         Raises:
             ValueError: nothing is left, since the memory has too few patches.
@@ -76,11 +76,7 @@ class PatchMemory(nn.Module):
         return rest
 
     def forward(self, features: Stages) -> Distances:
-        """Distances of every patch at unit length in every stage (`patch`), and as it is in the finest ones (`detail`).
-
-        Raises:
-            RuntimeError: the memory is empty.
-        """
+        """Distances of patches at unit length in all stages (`patch`), and as they are in the finest (`detail`)."""
         unit, raw = [], []
         for stage, feature in enumerate(features[: self.num_stages]):
             rows: Tensor = getattr(self, f"stage{stage}")

@@ -52,15 +52,6 @@ def row_distances(
     return torch.cat([(chunk[:, None] - memory[row]).norm(dim=2) for chunk, row in chunks])
 
 
-def distance_to_sample(
-    feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"], num_patches: int = 2048
-) -> Float[Tensor, "b h w"]:
-    """`nearest_distance` of patches to an even sample of those of other images; enough for a mean."""
-    step = max(1, others[:, 0].numel() // num_patches)
-    sample = rows_of(others)[::step].contiguous()
-    return nearest_distance(rows_of(feature), sample).view(len(feature), *feature.shape[2:])
-
-
 def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "n d"], Float[Tensor, " n"]]:
     """What the distance of a patch x to every row m is ranked by: |m|^2 - 2 x.m, around the rows' mean.
 

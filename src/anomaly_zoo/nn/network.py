@@ -57,16 +57,6 @@ class Layers(nn.Module):
         features: Stages = [*found[1], found[0]] if head else found
         return features
 
-    def freeze_before(self, stage: int) -> None:
-        """Freezes all that comes before a stage, as timm counts them: a CNN's strides below it, a ViT's blocks."""
-        if not stage:
-            return
-        last = self.model.feature_info[stage - 1]["module"]
-        names = [name for name, _ in self.model.named_parameters()]
-        end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
-        for parameter in list(self.model.parameters())[: end + 1]:
-            parameter.requires_grad_(False)
-
 
 class Network(nn.Module):
     """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1]: a trunk, and a tail.
@@ -144,8 +134,12 @@ class Network(nn.Module):
             tail = Network(self.name, levels, self._weights).to(self.mean.device).tail
             tail.load_state_dict(self.tail.state_dict(), strict=not with_head)
         tail.requires_grad_(True)
-        if self.trunk_layers is None:
-            tail.freeze_before(self.stages[0])
+        if self.trunk_layers is None and self.stages[0]:
+            last = tail.model.feature_info[self.stages[0] - 1]["module"]
+            names = [name for name, _ in tail.model.named_parameters()]
+            end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
+            for parameter in list(tail.model.parameters())[: end + 1]:
+                parameter.requires_grad_(False)
         return tail
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Stages:

@@ -58,11 +58,7 @@ class Scorer(nn.Module):
         self.peak_unit = self.unit.new_tensor([float(value) for value in peaks]).clamp(min=MIN_UNIT)
 
     def forward(self, groups: Sequence[Distances], size: tuple[int, int]) -> Prediction:
-        """Map, of this height and width in pixels, and image score.
-
-        Raises:
-            RuntimeError: not fitted yet.
-        """
+        """Map, of this height and width in pixels, and image score."""
         if not self.unit.numel():
             raise RuntimeError("The scorer has no units: fit it on held-out support images first.")
         in_units = self._in_units(groups)
@@ -137,7 +133,7 @@ def as_if_new(score: Float[Tensor, " n"], is_new: Bool[Tensor, " n"]) -> Float[T
 
 
 def to_image(distance: Float[Tensor, "b y x"], size: tuple[int, int], sigma: float = 2.0) -> Float[Tensor, "b h w"]:
-    """Resizes a grid of distances to the image and smooths it, with ours of 2 pixels (PatchCore and PaDiM take 4)."""
+    """Resizes a grid of distances to the image and smooths it, by 2 pixels (ours; PatchCore and PaDiM take 4)."""
     anomaly_map = F.interpolate(distance[:, None], size, mode="bilinear")
     radius = min(round(3 * sigma), min(size) - 1)  # reflection cannot reach further than the image
     length = 2 * radius + 1

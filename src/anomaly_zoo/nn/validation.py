@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import special
 from torch import Tensor, nn
 
@@ -28,26 +28,18 @@ def instances(paths: list[str]) -> Int[Tensor, " n"]:
     return torch.tensor([numbers[path] for path in paths])
 
 
-def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = MAX_FOLDS) -> list[Bool[Tensor, " n"]]:
-    """Folds of the support, each True for the views that are held out; no image is on both sides.
-
-    Every instance is held out once with all its views, or a share of the instances if there are more than `max_folds`.
-    A single image cannot be held out: its views are, one by one, which says less. A single view gives no folds.
-
-    >>> held_out_folds(torch.tensor([0, 0, 1, 1]))
-    [tensor([ True,  True, False, False]), tensor([False, False,  True,  True])]
-    """
-    groups = torch.unique(instance, return_inverse=True)[1]
-    if groups.max() == 0:
-        groups = torch.arange(len(instance))
-    num_folds = min(int(groups.max()) + 1, max_folds)
-    return [groups % num_folds == fold for fold in range(num_folds)] if num_folds > 1 else []
-
-
 def held_out_parts(number: Int[Tensor, "k t v"]) -> list[Int[Tensor, "m t _"]]:
-    """Parts of k images with t tiles and v views that are held out together: images, or of a single one its views."""
+    """Parts of k images with t tiles and v views that are held out together, each once; no image is on both sides.
+
+    They are images, or a share of them if there are more than `MAX_FOLDS`. A single image cannot be held out: its
+    augmented views are, one by one, which says less.
+
+    >>> [part.flatten().tolist() for part in held_out_parts(torch.arange(9).view(9, 1, 1))][:2]
+    [[0, 8], [1]]
+    """
     if len(number) > 1:
-        return [number[fold] for fold in held_out_folds(torch.arange(len(number)))]
+        num_folds = min(len(number), MAX_FOLDS)
+        return [number[fold::num_folds] for fold in range(num_folds)]
     return [number[:, :, view : view + 1] for view in range(1, number.shape[2])]
 
 
@@ -116,18 +108,14 @@ class ForgettingStop:
             self._best_scores, self.best_step = scores, step
             self._best_state = {name: value.detach().clone() for name, value in network.named_parameters()}
             return False
-        return _is_above_zero(self._best_scores - scores)
+        loss = self._best_scores - scores
+        if len(loss) == 1:  # has no standard error
+            return bool(loss > 0)
+        point = float(special.stdtrit(len(loss) - 1, 0.975))
+        return bool(loss.mean() > point * loss.std() / len(loss) ** 0.5)
 
     @torch.no_grad()
     def restore(self, network: nn.Module) -> None:
         """Gives the network the parameters that it had at `best_step`."""
         for name, parameter in network.named_parameters():
             parameter.copy_(self._best_state[name])
-
-
-def _is_above_zero(loss: Float[Tensor, " f"]) -> bool:
-    """Whether the mean in its standard errors is above the 97.5 % point of Student's t; a single value has none."""
-    if len(loss) == 1:
-        return bool(loss > 0)
-    point = float(special.stdtrit(len(loss) - 1, 0.975))
-    return bool(loss.mean() > point * loss.std() / len(loss) ** 0.5)
