@@ -162,7 +162,7 @@ def test_the_seed_decides_the_first_weights(tiny_root: Path, tmp_path: Path) -> 
 def test_the_method_gets_the_configured_backbone(tiny_root: Path) -> None:
     name = ["--backbone.name=resnet18", "--backbone.stages=[1,2]", "--backbone.weights=none"]
     cli = build(resolve("patchcore", [*options(tiny_root), *name]))
-    assert cli.model.backbone_spec == {"name": "resnet18", "stages": [1, 2]}
+    assert cli.model.backbone_spec == {"name": "resnet18", "stages": [[1, 2]], "scales": [1.0]}
 
 
 def test_there_is_one_backbone(tiny_root: Path) -> None:

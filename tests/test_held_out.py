@@ -1,6 +1,5 @@
 """Held-out support images, from which units and thresholds come: no fit has seen the image that it scores."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from anomaly_zoo.nn.backbone import Backbone
 from anomaly_zoo.nn.memory import PatchMemory
 from anomaly_zoo.nn.scoring import as_if_new
 from anomaly_zoo.nn.tiling import Tiling
-from anomaly_zoo.nn.validation import held_out_folds
 from anomaly_zoo.types import Batch, Distances, Prediction, Stages
 
 
@@ -71,7 +69,7 @@ def test_every_image_is_scored_once_by_a_fit_of_the_others(tiny_root: Path, view
 
 
 def test_more_images_than_folds_leave_several_out_at_a_time(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly_zoo.nn.validation.held_out_folds", partial(held_out_folds, max_folds=2))
+    monkeypatch.setattr("anomaly_zoo.nn.validation.MAX_FOLDS", 2)
     data = MVTecDataModule(tiny_root, "alpha", shots=6, image_size=64)
     module = Witness(backbone())
     fitted(module, data)

@@ -121,8 +121,7 @@ class AnomalyCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Lets a method that trains nothing run on several processes too: DDP refuses to wrap it.
 
-        Also keeps torch from filling every new tensor with NaN, which takes a tenth of a run: that is a search for
-        tensors that are read before they are written, and deterministic kernels do without it.
+        Also keeps torch from filling every new tensor with NaN, a search for faults that takes a tenth of a run.
         """
         trainer = super().instantiate_trainer(**kwargs)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -147,9 +146,7 @@ class _ParseOnly(AnomalyCLI):
 def resolve(method: str | Path, options: list[str]) -> dict[str, Any]:
     """The whole configuration of a run: the protocol, the method's YAML, its variant, then the options; all checked.
 
-    Args:
-        method: a name in configs/methods such as `coft`, a variant such as `coft:no_np`, or the path of a YAML file.
-        options: such as `--data.category=bottle`.
+    `method` is as for `find_method`; an option is such as `--data.category=bottle`.
 
     Raises:
         ValueError: an unknown method, variant, key or type.

@@ -43,27 +43,20 @@ class AnomalyModule(Rebuildable):
             one for each orientation at least.
         orientations: of the views: `found` in the support (`nn/orientation.py`), or all `symmetries` of the shape.
 
-    Attributes:
-        kept_out: files of the support that the training may not see; units and thresholds need images that are new.
-        held_out_scores: image scores of support images (of a single one, its views), by fits that did not see them.
-        held_out_peaks: the largest values of their anomaly maps; `held_out_level` is the mean of all values.
-
     Raises:
         ValueError: a number out of range.
     """
 
     pooling: Pooling = "peak"
-    num_raw_stages = 2
-    """The finest stages of a network whose patches the memory compares as they are, too: length shows faint defects."""
+    num_raw_stages = 2  # finest ones whose patches the memory compares as they are, too: length shows faint defects
     coreset = False
-    trains_on_batches = True
-    """Whether training looks at its batches; a method that chooses among the support's views itself does not."""
+    trains_on_batches = True  # not where training chooses among the support's views itself
 
     is_fitted: Tensor
     found_orientations: Tensor
-    held_out_scores: Tensor
-    held_out_peaks: Tensor
-    held_out_level: Tensor
+    held_out_scores: Tensor  # of support images (of a single one, its views), by fits that did not see them
+    held_out_peaks: Tensor  # the largest values of their anomaly maps
+    held_out_level: Tensor  # the mean of all values of these maps
     steps_made: Tensor
     kept_step: Tensor
     weights_moved: Tensor
@@ -92,7 +85,7 @@ class AnomalyModule(Rebuildable):
         raw = backbone.finest(self.num_raw_stages)
         self.memory = PatchMemory(self.num_stages, raw, max_patches, self.coreset) if memory else None
         self.scorer = Scorer(self.pooling)
-        self.kept_out: list[str] = []
+        self.kept_out: list[str] = []  # files that training may not see: units and thresholds need new images
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.register_buffer("found_orientations", torch.zeros(1, dtype=torch.long))
         for name in ("held_out_scores", "held_out_peaks", "held_out_level"):
@@ -111,8 +104,7 @@ class AnomalyModule(Rebuildable):
 
     def features(self, image: Float[Tensor, "b 3 h w"]) -> Stages:
         """Feature maps to measure from: the frozen backbone's, or a method's own ones behind `memory_features`."""
-        stages: Stages = self.backbone(image)
-        return stages
+        return self.backbone(image)  # type: ignore[no-any-return]
 
     def fit(self, features: Stages) -> None:
         """Fits memories, Gaussians, or nothing: without each held-out part of the support, and in the end to all."""
@@ -191,9 +183,7 @@ class AnomalyModule(Rebuildable):
         prediction: Prediction = predict_tiles(self, batch.image, tiling) if tiling else self(batch.image)
         return prediction if batch.region is None else within_region(prediction, batch.region)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
-        """The prediction."""
-        return self.test_step(batch, batch_idx)
+    predict_step = test_step
 
     # Holding out: units and thresholds come from here
 

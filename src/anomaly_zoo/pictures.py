@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-MAX_SIDE_PX = 1024
-"""Overlays of larger images are drawn smaller."""
-
+MAX_SIDE_PX = 1024  # overlays of larger images are drawn smaller
 TILE_PX = 160
 _BAR_PX, _LABEL_PX, _FONT_PX = 14, 62, 12
 _FRAMES, _CONTOUR = {True: (214, 40, 40), False: (42, 157, 80), None: (128, 128, 128)}, (255, 255, 255)
@@ -21,33 +19,22 @@ _COLOURS = np.array([(20, 16, 80), (38, 84, 180), (60, 170, 170), (240, 220, 90)
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours of anomaly maps mean; the same for all pictures that are compared.
+    """What the colours of anomaly maps mean; the same for all pictures that are compared."""
 
-    Attributes:
-        level: drawn coldest; for a model, what maps of normal images are like.
-        threshold: in the middle of the scale, and where contours run; for a model, what an anomalous pixel is above.
-    """
-
-    level: float
-    threshold: float
+    level: float  # drawn coldest; for a model, what maps of normal images are like
+    threshold: float  # in the middle, and where contours run; for a model, what an anomalous pixel is above
 
     @property
     def span(self) -> float:
         """From the value drawn coldest to the one drawn hottest."""
         return 2 * max(self.threshold - self.level, 1e-12)
 
-    @property
-    def top(self) -> float:
-        """The value drawn hottest."""
-        return self.level + self.span
-
 
 def colour(anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
     """Float `h w` to uint8 RGB `h w 3`.
 
-    Example:
-        >>> colour(np.array([[0.0, 2.0]]), Scale(level=0.0, threshold=1.0)).tolist()
-        [[[20, 16, 80], [180, 10, 20]]]
+    >>> colour(np.array([[0.0, 2.0]]), Scale(level=0.0, threshold=1.0)).tolist()
+    [[[20, 16, 80], [180, 10, 20]]]
     """
     place = np.clip((anomaly_map - scale.level) / scale.span, 0, 1)
     channels = [np.interp(place, _PLACES, _COLOURS[:, channel]) for channel in range(3)]
@@ -71,20 +58,18 @@ def outline(region: np.ndarray, width: int = 2) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> Image.Image:
-    """The map over the image, contours where it passes the threshold, and the colour bar at the right.
-
-    Both may have any size: the map is stretched over the image.
-    """
+    """The map, stretched over the image, contours where it passes the threshold, and the colour bar at the right."""
     picture = _contoured(image, anomaly_map, scale, MAX_SIDE_PX)
     height = max(picture.height, 96)
     canvas = Image.new("RGB", (picture.width + _BAR_PX + _LABEL_PX, height), "white")
     canvas.paste(picture)
-    ramp = np.linspace(scale.top, scale.level, height)[:, None].repeat(_BAR_PX, axis=1)
+    top = scale.level + scale.span
+    ramp = np.linspace(top, scale.level, height)[:, None].repeat(_BAR_PX, axis=1)
     canvas.paste(Image.fromarray(colour(ramp, scale)), (picture.width + 4, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_PX)
     x = picture.width + _BAR_PX + 8
     rows = (0, (height - _FONT_PX) // 2, height - _FONT_PX - 4)
-    for value, y in zip((scale.top, scale.threshold, scale.level), rows, strict=True):
+    for value, y in zip((top, scale.threshold, scale.level), rows, strict=True):
         draw.text((x, y), f"{value:.3g}", fill="black", font=font)
     draw.line([(picture.width + 4, height // 2), (x - 2, height // 2)], fill="black")
     return canvas
@@ -114,8 +99,8 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int = 8) -> Image.Image
 def _contoured(image: np.ndarray, anomaly_map: np.ndarray, scale: Scale, max_side: int) -> Image.Image:
     picture = Image.fromarray(image)
     picture.thumbnail((max_side, max_side))
-    values = Image.fromarray(anomaly_map.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
-    stretched = np.asarray(values)
+    values = Image.fromarray(anomaly_map.astype(np.float32))
+    stretched = np.asarray(values.resize(picture.size, Image.Resampling.BILINEAR))
     mixed = blend(np.asarray(picture), stretched, scale)
     mixed[outline(stretched > scale.threshold)] = _CONTOUR
     return Image.fromarray(mixed)

@@ -1,8 +1,7 @@
 """The results store: one JSON file per run, whole or not there at all. Needs no torch.
 
-A run is dataset x category x method x shots x seed, and its file is
-`<store>/<dataset>/<category>/<method>/shots=8/seed=0.json` (see `result_path`). What else a run writes (tracking,
-logs) lies beside it in the folder `seed=0/`, which readers never open.
+A run is dataset x category x method x shots x seed (see `result_path`). What else a run writes (tracking, logs) lies
+beside its file in the folder `seed=0/`, which readers never open.
 """
 
 import gc
@@ -84,12 +83,10 @@ _OUTLINE = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def result_path(store: Path, dataset: str, category: str, method: str, shots: int, seed: int) -> Path:
-    """Where the result of a run lies: `<store>/<dataset>/<category>/<method>/shots=8/seed=0.json`.
-
-    Those of the variant `coft:no_np` lie in the folder `coft@no_np`, since Windows allows no colon in names.
+    """Where the result of a run lies; those of the variant `coft:no_np` in a folder `coft@no_np`, as Windows wants it.
 
     Raises:
-        ValueError: if a name is not the name of one folder, or a number is negative.
+        ValueError: a name is not the name of one folder, or a number is negative.
 
     >>> result_path(Path("results"), "mvtec", "bottle", "coft", shots=8, seed=0).as_posix()
     'results/mvtec/bottle/coft/shots=8/seed=0.json'
@@ -105,13 +102,12 @@ def result_path(store: Path, dataset: str, category: str, method: str, shots: in
 
 
 def save(result: Result, store: Path) -> Path:
-    """Writes `result` into `store`, replacing an earlier result of the same run, and returns the file.
+    """Writes `result` into `store` whole or not at all, replacing an earlier result of the same run; returns the file.
 
-    Whenever the process or the machine stops, the file is the earlier one or the new one, never a part of either. A
-    killed writer may leave a hidden `.tmp` file behind, which no reader opens.
+    A killed writer may leave a hidden `.tmp` file behind, which no reader opens.
 
     Raises:
-        ValueError: if a field holds what JSON cannot (NaN, infinity, an object) or what `load` would refuse.
+        ValueError: a field holds what JSON cannot (NaN, infinity, an object) or what `load` would refuse.
     """
     path = result.path_in(store)
     content = {part.name: getattr(result, part.name) for part in fields(result)}
@@ -130,7 +126,7 @@ def load(path: Path) -> Result:
     """Reads one result file. Fields that this version does not know are left out.
 
     Raises:
-        ValueError: if the file is damaged, lacks a field, has one of the wrong type, or comes from a newer version.
+        ValueError: the file is damaged, lacks a field, has one of the wrong type, or comes from a newer version.
     """
     content = path.read_bytes()
     try:
@@ -156,8 +152,7 @@ def load_all(store: Path) -> list[Result]:
     A store may also be a file such as `benchmarks/results/shots8.jsonl.xz`, with one result a line.
 
     Raises:
-        ValueError: if a file is damaged (see `load`) or lies where another run's result belongs, so that it would count
-            twice or for the wrong run.
+        ValueError: a file is damaged (see `load`) or lies where another run's result belongs.
     """
     collecting = gc.isenabled()
     gc.disable()  # it would search millions of new objects again and again, and free none

@@ -30,10 +30,12 @@ _PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "faiss
 def run(config: dict[str, Any], method: str, store: Path, cell: str = "") -> Result:
     """Adapts a method to the support of one category, scores its test split, and saves and returns what was measured.
 
+    Pictures and W&B's files go into the run's folder in the store beside its result.
+
     Args:
-        config: the resolved configuration, see `config.resolve`.
-        method: the method's name in the results.
-        store: the results store; pictures and W&B's files go into the run's folder beside its result.
+        config: resolved, see `config.resolve`.
+        method: its name in the results.
+        store: of the results.
         cell: the hash of what decides the numbers, if the bench runs it.
 
     Raises:
@@ -44,7 +46,8 @@ def run(config: dict[str, Any], method: str, store: Path, cell: str = "") -> Res
     folder = known.path_in(store).with_suffix("")
     gc.collect()  # Lightning's objects refer to each other, so that those of the last run are still there
     keep_freed_memory()
-    _reset_peak_memory()
+    with suppress(OSError):  # forgets the peak memory of earlier runs in this process; only Linux can
+        Path("/proc/self/clear_refs").write_text("5")
 
     cli = build(config)
     pictures = VisualizationCallback(folder / "pictures")
@@ -83,7 +86,8 @@ def describe(config: dict[str, Any], method: str) -> Result:
 
 def measured(known: Result, cli: AnomalyCLI, **seconds: float) -> Result:
     """What is known of a run after `trainer.test`; `seconds` are those that it took."""
-    data, evaluation = cli.datamodule, cli.evaluation
+    data, evaluation, device = cli.datamodule, cli.evaluation, cli.trainer.strategy.root_device
+    processor = f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
     paths = [path.relative_to(data.root).as_posix() for path in data.support_files]
     trainable = sum(parameter.numel() for parameter in cli.model.parameters() if parameter.requires_grad)
     return replace(
@@ -96,14 +100,8 @@ def measured(known: Result, cli: AnomalyCLI, **seconds: float) -> Result:
         timing=seconds | {"ms_per_image": evaluation.ms_per_image},
         resources=_peak_memory() | {"trainable_params": trainable},
         training=cli.model.training_record(),
-        device=_device(cli.trainer.strategy.root_device),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
     )
-
-
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _git() -> dict[str, str | bool] | None:
@@ -121,14 +119,8 @@ def _git() -> dict[str, str | bool] | None:
     return {"commit": said.removesuffix("-dirty"), "dirty": said.endswith("-dirty")}
 
 
-def _reset_peak_memory() -> None:
-    """Lets the kernel forget the peak of earlier runs in this process; only Linux can."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def _peak_memory() -> dict[str, float]:
-    """Peak resident memory: since `_reset_peak_memory` on Linux, else of the process's life; Windows does not say."""
+    """Peak resident memory: of this run on Linux, else of the process's life; Windows does not say."""
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return {"peak_rss_mib": int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 2**10}

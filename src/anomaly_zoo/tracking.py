@@ -58,8 +58,7 @@ class Tracker(WandbLogger):
 def tracker(folder: Path, known: Result) -> Tracker | None:
     """A started W&B run with its files in `folder`; None if the environment says `WANDB=0`, or if it does not start.
 
-    Offline, unless the environment names another `WANDB_MODE` or holds a `WANDB_API_KEY`. What is known of the run
-    becomes its configuration.
+    Offline, unless the environment names another `WANDB_MODE` or holds a `WANDB_API_KEY`.
     """
     if os.environ.get("WANDB") == "0":
         return None
@@ -73,10 +72,7 @@ def tracker(folder: Path, known: Result) -> Tracker | None:
 
 
 def track_result(logger: Any, result: Result, pictures: Sequence[Path]) -> None:
-    """Adds what is known at the end: scores, costs, pictures with their scores, curves, the result as an artifact.
-
-    The pictures are those of `VisualizationCallback`, named `<defect>_<name>.png`.
-    """
+    """Adds what is known at the end: scores, costs, the pictures of `VisualizationCallback`, curves, the result."""
     if isinstance(logger, Tracker):
         logger.attempt(lambda: _track(logger.experiment, result, pictures))
 
@@ -121,12 +117,18 @@ def _start(folder: Path, known: Result, mode: str) -> Tracker:
 
 
 def _track(run: Any, result: Result, pictures: Sequence[Path]) -> None:
+    import wandb
+
     costs = {**result.timing, **result.resources}
     run.summary.update({f"final/{name}": value for name, value in {**result.metrics, **costs}.items()})
     images = {f"{Path(image['path']).parent.name}_{Path(image['path']).stem}": image for image in result.images}
     shown = {file: images[file.stem] for file in pictures if file.stem in images}
     run.log({f"cost/{name}": value for name, value in costs.items()} | _gallery(shown) | _curves(result))
-    run.log_artifact(_artifact(result))
+    name = "-".join(("result", *(str(getattr(result, key)) for key in _RUN)))
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", name)[:128], type="result")
+    with artifact.new_file("result.json", encoding="utf-8") as file:
+        json.dump(asdict(result), file, indent=2)
+    run.log_artifact(artifact)
 
 
 def _gallery(shown: dict[Path, ImageScore]) -> dict[str, Any]:
@@ -157,16 +159,6 @@ def _curves(result: Result) -> dict[str, Any]:
         table = wandb.Table(columns=[x, y], data=[list(point) for point in zip(xs, ys, strict=True)])
         plots[f"test/{name}"] = wandb.plot.line(table, x, y, title=f"Image scores: {y} over {x}".replace("_", " "))
     return plots
-
-
-def _artifact(result: Result) -> Any:
-    import wandb
-
-    name = "-".join(("result", *(str(getattr(result, key)) for key in _RUN)))
-    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", name)[:128], type="result")
-    with artifact.new_file("result.json", encoding="utf-8") as file:
-        json.dump(asdict(result), file, indent=2)
-    return artifact
 
 
 def _warn(error: Exception, how: str) -> None:

@@ -21,36 +21,21 @@ Stages = list[Float[Tensor, "b _ _ _"]]
 
 
 class Batch(NamedTuple):
-    """Images with what is known about them.
+    """Images with what is known about them."""
 
-    Attributes:
-        image: RGB in [0, 1]; the backbone normalises, so that data never depends on a model.
-        mask: True where a pixel is anomalous, in the size in which maps are evaluated; all False for normal images and
-            where no ground truth exists.
-        label: True for an anomalous image.
-        path: the file of every image; its parent folder names the defect in the test split.
-        region: True where scores count; None where they count everywhere.
-    """
-
-    image: Float[Tensor, "b 3 h w"]
-    mask: Bool[Tensor, "b _ _"]
-    label: Bool[Tensor, " b"]
-    path: list[str]
-    region: Bool[Tensor, "b h w"] | None = None
+    image: Float[Tensor, "b 3 h w"]  # RGB in [0, 1]; the backbone normalises, so that data never depends on a model
+    mask: Bool[Tensor, "b _ _"]  # of anomalous pixels, in the size in which maps are evaluated; else all False
+    label: Bool[Tensor, " b"]  # True for an anomalous image
+    path: list[str]  # of every image; its parent folder names the defect in the test split
+    region: Bool[Tensor, "b h w"] | None = None  # where scores count; None: everywhere
 
 
 class Distances(NamedTuple):
-    """How far images are from normal, by one idea: higher is farther, in any unit.
+    """How far images are from normal, by one idea: higher is farther, in any unit."""
 
-    Attributes:
-        patch: enter the anomaly map and the image score; one map per stage, each on its own grid.
-        detail: enter the map alone: sharp, but a poor ranking of images.
-        image: enter the image score alone.
-    """
-
-    patch: Sequence[Float[Tensor, "b _ _"]] = ()
-    detail: Sequence[Float[Tensor, "b _ _"]] = ()
-    image: Sequence[Float[Tensor, " b"]] = ()
+    patch: Sequence[Float[Tensor, "b _ _"]] = ()  # for map and image score; one per stage, each on its own grid
+    detail: Sequence[Float[Tensor, "b _ _"]] = ()  # for the map alone: sharp, but a poor ranking of images
+    image: Sequence[Float[Tensor, " b"]] = ()  # for the image score alone
 
     @classmethod
     def join(cls, parts: Sequence["Distances"]) -> "Distances":
@@ -68,12 +53,7 @@ class Distances(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Scores of a batch of images: higher is more anomalous, unbounded, without a unit.
-
-    Attributes:
-        anomaly_map: one score per pixel of the input image.
-        image_score: one score per image.
-    """
+    """Scores of a batch of images: higher is more anomalous, unbounded, without a unit."""
 
     anomaly_map: Float[Tensor, "b h w"]
     image_score: Float[Tensor, " b"]

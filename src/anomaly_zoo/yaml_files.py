@@ -44,10 +44,7 @@ def variants(method: str) -> dict[str, Overrides]:
 
 
 def find_method(method: str | Path) -> tuple[Path, Overrides]:
-    """The YAML file of a method, and the constructor arguments that its variant changes (none without a variant).
-
-    Args:
-        method: `coft`, its variant `coft:no_np`, or the path of a YAML file.
+    """The YAML file of a method (`coft`, `coft:no_np` or a path), and the constructor arguments that a variant changes.
 
     Raises:
         ValueError: there is no such method, variant or file.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_zoo.nn.nearest import distance_to_sample, nearest_distance, nearest_rows
+from anomaly_zoo.nn.nearest import nearest_distance, nearest_rows
 from tests.nn.patches import devices, patches
 
 
@@ -73,13 +73,3 @@ def test_any_precision_is_taken(dtype: torch.dtype) -> None:
 
 def test_no_patches_no_distances() -> None:
     assert nearest_distance(torch.empty(0, 4), patches(3, 4)).shape == (0,)
-
-
-@pytest.mark.parametrize(("num_images", "step"), [(1, 1), (6, 3)])
-def test_a_sample_of_other_images_is_even(num_images: int, step: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    feature, others = (torch.randn(n, 5, 4, 4, generator=generator) for n in (2, num_images))
-    rows = torch.stack([others[i, :, y, x] for i, y, x in np.ndindex(num_images, 4, 4)])[::step]
-    distance = distance_to_sample(feature, others, num_patches=32)
-    assert distance.shape == (2, 4, 4)
-    np.testing.assert_allclose(distance[1, 2], slow_nearest_distance(feature[1, :, 2].T, rows), rtol=1e-5)

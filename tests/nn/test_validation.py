@@ -4,34 +4,33 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from anomaly_zoo.nn import validation
 from anomaly_zoo.nn.validation import (
     MAX_VIEWS,
     ForgettingStop,
-    held_out_folds,
+    held_out_parts,
     hold_out,
-    instances,
     kept_out,
     separation,
 )
 from anomaly_zoo.types import Batch
 
 
-def test_every_view_is_held_out_once_with_the_other_views_of_its_image() -> None:
-    instance = instances([f"{number}.png" for number in range(11) for _ in range(3)])
-    folds = held_out_folds(instance, max_folds=4)
-    assert len(folds) == 4
-    assert torch.equal(torch.stack(folds).sum(dim=0), torch.ones(33, dtype=torch.long))
-    for fold in folds:
-        assert not set(instance[fold].tolist()) & set(instance[~fold].tolist())
+def test_every_image_is_held_out_once_with_all_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MAX_FOLDS", 4)
+    parts = held_out_parts(torch.arange(66).view(11, 2, 3))
+    assert [len(part) for part in parts] == [3, 3, 3, 2]
+    assert sorted(torch.cat([part.flatten() for part in parts]).tolist()) == list(range(66))
+    assert all(part.shape[1:] == (2, 3) for part in parts)
 
 
 def test_views_of_a_single_image_are_held_out_one_by_one() -> None:
-    folds = held_out_folds(instances(["a.png"] * 5))
-    assert torch.equal(torch.stack(folds), torch.eye(5, dtype=torch.bool))
+    parts = held_out_parts(torch.arange(8).view(1, 2, 4))
+    assert [part.flatten().tolist() for part in parts] == [[1, 5], [2, 6], [3, 7]]
 
 
 def test_nothing_can_be_held_out_of_one_view() -> None:
-    assert held_out_folds(torch.tensor([0])) == []
+    assert held_out_parts(torch.zeros(1, 1, 1, dtype=torch.long)) == []
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,8 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
-from torch import Tensor, distributed
+from torch import distributed
 
 from anomaly_zoo.metrics import DetectionMetrics
 from anomaly_zoo.results import ImageScore
@@ -17,21 +16,13 @@ from anomaly_zoo.types import Batch, Prediction
 
 
 class EvaluationCallback(L.Callback):
-    """Feeds predictions to `DetectionMetrics`, logs the metrics and keeps what a result needs.
-
-    Attributes:
-        metrics: name to value after `trainer.test`; undefined ones are absent.
-        per_defect: the same for each defect against all normal images.
-        undefined: name to reason.
-        images: path, defect, label and score of every test image, sorted by path.
-        ms_per_image: median over batches of the forward pass, the first (cold) batch left out if there are more.
-    """
+    """Feeds predictions to `DetectionMetrics`, logs the metrics and keeps what a result needs."""
 
     metrics: dict[str, float]
     per_defect: dict[str, dict[str, float]]
     undefined: dict[str, str]
-    images: list[ImageScore]
-    ms_per_image: float
+    images: list[ImageScore]  # sorted by path
+    ms_per_image: float  # median over batches of the forward pass, the first (cold) one left out if there are more
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts afresh; ValueError if there is no datamodule."""
@@ -56,8 +47,11 @@ class EvaluationCallback(L.Callback):
         """Takes in one batch."""
         self._batch_ms.append((_now() - self._start) * 1000 / len(batch.path))
         defect = [Path(path).parent.name if label else "" for path, label in zip(batch.path, batch.label, strict=True)]
-        anomaly_map, image_score = _in_size(outputs.anomaly_map, batch.mask).cpu(), outputs.image_score.cpu()
-        self._metrics.update(anomaly_map, image_score, batch.mask.cpu(), batch.label.cpu(), defect)
+        anomaly_map, image_score = outputs.anomaly_map, outputs.image_score.cpu()
+        if anomaly_map.shape != batch.mask.shape:  # masks have the same size whatever a method sees
+            size = batch.mask.shape[1:]
+            anomaly_map = F.interpolate(anomaly_map[:, None], size, mode="bilinear", antialias=True)[:, 0]
+        self._metrics.update(anomaly_map.cpu(), image_score, batch.mask.cpu(), batch.label.cpu(), defect)
         rows = zip(batch.path, defect, batch.label.tolist(), image_score.tolist(), strict=True)
         self._images += [ImageScore(path=row[0], defect=row[1], label=row[2], score=row[3]) for row in rows]
 
@@ -74,13 +68,6 @@ class EvaluationCallback(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"test/{name}": value for name, value in self.metrics.items()})
         self._metrics.reset()
-
-
-def _in_size(anomaly_map: Float[Tensor, "b _ _"], mask: Bool[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """The maps in the size of the masks, which is the same whatever size a method sees."""
-    if anomaly_map.shape == mask.shape:
-        return anomaly_map
-    return F.interpolate(anomaly_map[:, None], mask.shape[1:], mode="bilinear", antialias=True)[:, 0]
 
 
 def _now() -> float:

@@ -27,19 +27,11 @@ _TRUTH = (0, 255, 0)
 class VisualizationCallback(L.Callback):
     """Writes `<defect>_<name>.png` (image, ground truth, anomaly map) for the first test images of every kind.
 
-    Beside the folder it writes the gallery, see `write_gallery`.
-
-    Attributes:
-        files: the panels that were written by the last test.
-
-    Args:
-        folder: where to; made when needed.
-        num_images: pictures per defect, and of normal images.
-        num_maps: images in the gallery, over all kinds; 0 for none.
-        map_size: side of a square with as many pixels as the gallery's images and maps have.
+    Beside the folder it writes a gallery of `num_maps` images (none for 0), see `write_gallery`; its tiles have as many
+    pixels as a square of side `map_size`.
     """
 
-    files: list[Path]
+    files: list[Path]  # the panels that the last test wrote
 
     def __init__(self, folder: Path, num_images: int = 2, num_maps: int = 24, map_size: int = 128) -> None:
         self.folder = folder
@@ -95,10 +87,9 @@ class VisualizationCallback(L.Callback):
         lowest, highest = (float(value) for value in np.quantile(scores, [0.02, 0.998]))
         scale = Scale(lowest, (lowest + highest) / 2)
         for name, (image, mask, anomaly_map) in self._chosen.items():
+            self.files.append(self.folder / f"{name}.png")
             picture = panel(image, mask, anomaly_map, scale)
-            file = self.folder / f"{name}.png"
-            file.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
-            self.files.append(file)
+            self.files[-1].write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
         in_turn = zip_longest(*([kind[key] for key in sorted(kind)] for kind in self._gallery.values()))
         tiles = [tile for tile in chain.from_iterable(in_turn) if tile is not None][: self.num_maps]
         if tiles:
@@ -110,10 +101,6 @@ def write_gallery(folder: Path, tiles: list[dict[str, Any]]) -> None:
 
     Maps have 8 bits: 0 is `low` of the index and below, 255 is `high` and above, which are the quantiles 0.02 and 0.998
     of these maps. The index is written last, so that where it is, the sheets are whole.
-
-    Args:
-        folder: made when needed.
-        tiles: `path`, and `image` (uint8 RGB), `mask` (uint8, 0 or 255) and `map` (float), all of one size.
     """
     maps = np.stack([tile["map"] for tile in tiles])
     low, high = (float(value) for value in np.quantile(maps, [0.02, 0.998]))
@@ -122,13 +109,8 @@ def write_gallery(folder: Path, tiles: list[dict[str, Any]]) -> None:
     write_whole(folder / "images.jpg", cv2.imencode(".jpg", images, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
     write_whole(folder / "masks.png", cv2.imencode(".png", np.concatenate([t["mask"] for t in tiles]))[1].tobytes())
     write_whole(folder / "maps.png", cv2.imencode(".png", np.concatenate(list(grey)))[1].tobytes())
-    index = {
-        "height_px": grey.shape[1],
-        "width_px": grey.shape[2],
-        "low": low,
-        "high": high,
-        "paths": [tile["path"] for tile in tiles],
-    }
+    (_, height, width), paths = grey.shape, [tile["path"] for tile in tiles]
+    index = {"height_px": height, "width_px": width, "low": low, "high": high, "paths": paths}
     write_whole(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode())
 
 

@@ -6,9 +6,7 @@ the share of a ground-truth region with such scores, averaged over all regions (
 under the overlap as a function of the false-positive rate from 0 to a limit L, divided by L. Regions are the
 8-connected components of every image's mask; each weighs the same, however many pixels it has.
 
-The curve is not sampled at some thresholds. Its overlap is a weighted sum over anomalous pixels, each with the weight
-`1 / (pixels of its region * regions)`; a pixel contributes the part of [0, L] beyond its own false-positive rate. A tie
-of normal and anomalous pixels is a straight piece of the curve, and the curve is interpolated linearly at L.
+The curve is not sampled: its overlap is a weighted sum over anomalous pixels, see `Counts.aupro`.
 """
 
 from collections.abc import Sequence
@@ -16,11 +14,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torchmetrics import Metric
 
-from anomaly_zoo.metrics.ranking import Counts, check_pair, to_array, to_arrays, to_scalar
+from anomaly_zoo.metrics.ranking import Counts, check_pair, to_images
 
 
 def aupro(
@@ -29,45 +28,32 @@ def aupro(
     """Area under the per-region overlap curve up to a false-positive rate of ``fpr_limit``, divided by ``fpr_limit``.
 
     The false-positive rate is over all normal pixels of all n images: pass a whole test split, normal images included.
-
-    Args:
-        anomaly_map: one score per pixel; higher is more anomalous; finite, without any further range.
-        mask: True where a pixel is anomalous.
-        fpr_limit: upper end L of the integral, in (0, 1].
+    Scores are finite, without any further range.
 
     Raises:
-        ValueError: If shapes, types or the limit do not fit, a score is not finite, or no pixel is normal or none
-            anomalous.
+        ValueError: shapes, types or limit do not fit, a score is not finite, or no pixel is normal or none anomalous.
 
-    Example:
-        Two regions at a limit of 1: both pixels of the first lie above all six normal pixels; the second's only
-        pixel lies above half of them.
-
-        >>> import torch
-        >>> anomaly_map = torch.tensor([[[9.0, 9.0, 1.0], [1.0, 1.0, 3.0], [3.0, 3.0, 2.0]]])
-        >>> mask = torch.tensor([[[True, True, False], [False, False, False], [False, False, True]]])
-        >>> aupro(anomaly_map, mask, fpr_limit=1.0)
-        tensor(0.7500, dtype=torch.float64)
+    >>> anomaly_map = torch.tensor([[[9.0, 9.0, 1.0], [1.0, 1.0, 3.0], [3.0, 3.0, 2.0]]])
+    >>> mask = torch.tensor([[[True, True, False], [False, False, False], [False, False, True]]])
+    >>> aupro(anomaly_map, mask, fpr_limit=1.0)  # the second region lies above half of the normal pixels
+    tensor(0.7500, dtype=torch.float64)
     """
-    check_pair(anomaly_map, mask, num_dims=3)
-    check_fpr_limit(fpr_limit)
-    return to_scalar(_aupro(list(to_array(anomaly_map)), list(to_array(mask)), fpr_limit))
+    metric = AUPRO(fpr_limit, sync_on_compute=False)
+    metric.update(anomaly_map, mask)
+    value: Tensor = metric.compute()
+    return value
 
 
 class AUPRO(Metric):
     """Area under the per-region overlap curve over all images seen; see `aupro`.
 
-    Args:
-        fpr_limit: upper end of the integral over the false-positive rate, in (0, 1].
-        kwargs: passed on to `torchmetrics.Metric`.
+    Raises:
+        ValueError: a limit that is not in (0, 1].
 
-    Example:
-        >>> import torch
-        >>> metric = AUPRO(fpr_limit=1.0)
-        >>> metric.update(torch.tensor([[[9.0, 9.0, 1.0]]]), torch.tensor([[[True, True, False]]]))
-        >>> metric.update(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([[[False, True, False]]]))
-        >>> metric.compute()
-        tensor(0.8333, dtype=torch.float64)
+    >>> metric = AUPRO(fpr_limit=1.0)
+    >>> metric.update(torch.tensor([[[9.0, 9.0, 1.0]]]), torch.tensor([[[True, True, False]]]))
+    >>> metric.compute()
+    tensor(1., dtype=torch.float64)
     """
 
     is_differentiable = False
@@ -79,7 +65,8 @@ class AUPRO(Metric):
 
     def __init__(self, fpr_limit: float = 0.3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_fpr_limit(fpr_limit)
+        if not 0 < fpr_limit <= 1:
+            raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
         self.fpr_limit = fpr_limit
         self.add_state("anomaly_map", default=[], dist_reduce_fx="cat")
         self.add_state("mask", default=[], dist_reduce_fx="cat")
@@ -92,9 +79,9 @@ class AUPRO(Metric):
 
     def compute(self) -> Float64[Tensor, ""]:
         """The metric over all images of all processes."""
-        maps = [image for batch in to_arrays(self.anomaly_map) for image in batch]
-        masks = [image for batch in to_arrays(self.mask) for image in batch]
-        return to_scalar(_aupro(maps, masks, self.fpr_limit))
+        masks = to_images(self.mask)
+        value = Counts.of(to_images(self.anomaly_map), masks).aupro(region_weights(masks), self.fpr_limit)
+        return torch.tensor(value, dtype=torch.float64)
 
 
 def region_weights(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> Float64[np.ndarray, " a"]:
@@ -110,15 +97,3 @@ def region_weights(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> Float64[np.ndarr
             region = regions[mask]
             weights.append(1 / np.bincount(region)[region])
     return np.concatenate(weights)
-
-
-def check_fpr_limit(fpr_limit: float) -> None:
-    """Raises a ValueError unless the limit is in (0, 1]."""
-    if not 0 < fpr_limit <= 1:
-        raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
-
-
-def _aupro(
-    maps: Sequence[Float[np.ndarray, "_ _"]], masks: Sequence[Bool[np.ndarray, "_ _"]], fpr_limit: float
-) -> float:
-    return Counts.of(maps, masks).aupro(region_weights(masks), fpr_limit)

@@ -17,24 +17,17 @@ from torchmetrics.utilities import dim_zero_cat
 
 from anomaly_zoo.measures import IMAGE_METRICS, PIXEL_METRICS
 from anomaly_zoo.metrics.aupro import region_weights
-from anomaly_zoo.metrics.ranking import Counts, check_pair, to_array, to_arrays
+from anomaly_zoo.metrics.ranking import Counts, check_pair, to_array, to_images
 
 NORMAL = -1
 
 
 class DetectionScores(NamedTuple):
-    """How well anomalies were detected.
+    """How well anomalies were detected."""
 
-    Attributes:
-        metrics: the metrics of the whole test split that are defined, by the names of `IMAGE_METRICS` and
-            `PIXEL_METRICS`; ``aupro`` has the limit 0.3 and ``aupro_005`` the limit 0.05.
-        per_defect: the same, if defined, for every defect seen: over all normal images and the images of that defect.
-        undefined: for every name missing from ``metrics``, why.
-    """
-
-    metrics: dict[str, float]
-    per_defect: dict[str, dict[str, float]]
-    undefined: dict[str, str]
+    metrics: dict[str, float]  # of the whole test split that are defined; `aupro` has the limit 0.3, `aupro_005` 0.05
+    per_defect: dict[str, dict[str, float]]  # the same over all normal images and those of each defect seen
+    undefined: dict[str, str]  # for every name missing from `metrics`, why
 
 
 def detection_metrics(
@@ -49,45 +42,28 @@ def detection_metrics(
     Pixel metrics need ground truth: they are undefined if every anomalous image has an empty mask. If only some have
     (a small defect can vanish when a mask is resized), all pixels of those images count as normal.
 
-    Args:
-        anomaly_map: higher is more anomalous; finite, without any further range.
-        image_score: likewise.
-        mask: True where a pixel is anomalous; all False for a normal image.
-        label: True for an anomalous image.
-        defect: name of the defect of every image; ignored where the image is normal.
+    Scores are finite, without any further range. The mask of a normal image is all False; its defect is ignored.
 
     Raises:
         ValueError: shapes or types do not fit, a normal image has anomalous pixels, or a score is not finite.
 
-    Example:
-        >>> import torch
-        >>> anomaly_map = torch.tensor([[[1.0, 2.0]], [[3.0, 9.0]], [[2.0, 5.0]]])
-        >>> mask = torch.tensor([[[False, False]], [[False, True]], [[False, False]]])
-        >>> label = torch.tensor([False, True, True])
-        >>> scores = detection_metrics(anomaly_map, anomaly_map.amax((1, 2)), mask, label, ["", "hole", "scratch"])
-        >>> scores.metrics["image_auroc"], scores.metrics["aupro"]
-        (1.0, 1.0)
-        >>> scores.per_defect["scratch"]
-        {'image_auroc': 1.0, 'image_ap': 1.0, 'image_f1_max': 1.0}
+    >>> anomaly_map, label = torch.tensor([[[1.0, 2.0]], [[3.0, 9.0]], [[2.0, 5.0]]]), torch.tensor([False, True, True])
+    >>> scores = detection_metrics(anomaly_map, anomaly_map.amax((1, 2)), anomaly_map > 5, label, ["", "hole", "cut"])
+    >>> scores.metrics["aupro"], scores.per_defect["cut"]
+    (1.0, {'image_auroc': 1.0, 'image_ap': 1.0, 'image_f1_max': 1.0})
     """
-    _check(anomaly_map, image_score, mask, label, defect)
-    defects = sorted({name for name, anomalous in zip(defect, label.tolist(), strict=True) if anomalous})
-    images = _Images(
-        anomaly_map=list(to_array(anomaly_map)),
-        image_score=to_array(image_score),
-        mask=list(to_array(mask)),
-        defect=to_array(_positions(label, defect, defects)),
-    )
-    return _evaluate(images, defects)
+    defects = {name for name, anomalous in zip(defect, label.tolist(), strict=False) if anomalous}
+    metric = DetectionMetrics(sorted(defects), sync_on_compute=False)
+    metric.update(anomaly_map, image_score, mask, label, defect)
+    scores: DetectionScores = metric.compute()
+    return scores
 
 
 class DetectionMetrics(Metric):
     """Every metric of the protocol over all images seen, for all images and per defect; see `detection_metrics`.
 
-    Args:
-        defects: names of the defects that may occur, the same list in all processes of a distributed run, of which each
-            must get at least one batch.
-        kwargs: passed on to `torchmetrics.Metric`.
+    `defects` are those that may occur, the same list in all processes of a distributed run, of which each must get at
+    least one batch.
 
     Raises:
         ValueError: a name occurs twice.
@@ -118,9 +94,22 @@ class DetectionMetrics(Metric):
         label: Bool[Tensor, " b"],
         defect: Sequence[str],
     ) -> None:
-        """Adds a batch; the arguments and errors are those of `detection_metrics`, or a defect that is unknown."""
-        _check(anomaly_map, image_score, mask, label, defect)
-        self.defect.append(_positions(label, defect, self.defects))
+        """Adds a batch; arguments and errors are those of `detection_metrics`, or a defect that is unknown."""
+        check_pair(anomaly_map, mask, num_dims=3)
+        check_pair(image_score, label, num_dims=1)
+        if not len(anomaly_map) == len(image_score) == len(defect):
+            raise ValueError(
+                "needs one map, one score and one defect per image, "
+                f"got {len(anomaly_map)} maps, {len(image_score)} scores and {len(defect)} defects"
+            )
+        if (mask.flatten(1).any(1) & ~label).any():
+            raise ValueError("a normal image must have an all-False mask, got one with anomalous pixels")
+        position: dict[str | None, int] = {None: NORMAL, **{name: i for i, name in enumerate(self.defects)}}
+        names = [name if anomalous else None for name, anomalous in zip(defect, label.tolist(), strict=True)]
+        for name in names:
+            if name not in position:
+                raise ValueError(f"defect must be one of {list(self.defects)}, got {name!r}")
+        self.defect.append(torch.tensor([position[name] for name in names], dtype=torch.int64, device=label.device))
         self.anomaly_map.append(anomaly_map.detach())
         self.image_score.append(image_score.detach())
         self.mask.append(mask)
@@ -128,12 +117,18 @@ class DetectionMetrics(Metric):
     def compute(self) -> DetectionScores:
         """The metrics over all images of all processes."""
         images = _Images(
-            anomaly_map=[image for batch in to_arrays(self.anomaly_map) for image in batch],
-            image_score=to_array(dim_zero_cat(self.image_score)),
-            mask=[image for batch in to_arrays(self.mask) for image in batch],
-            defect=to_array(dim_zero_cat(self.defect)),
+            to_images(self.anomaly_map),
+            to_array(dim_zero_cat(self.image_score)),
+            to_images(self.mask),
+            to_array(dim_zero_cat(self.defect)),
         )
-        return _evaluate(images, self.defects)
+        metrics, undefined = _all_metrics(images)
+        per_defect = {}
+        for position, name in enumerate(self.defects):
+            of_defect = images.defect == position
+            if of_defect.any():
+                per_defect[name], _ = _all_metrics(images.where(of_defect | (images.defect == NORMAL)))
+        return DetectionScores(metrics, per_defect, undefined)
 
 
 class _Images(NamedTuple):
@@ -146,22 +141,8 @@ class _Images(NamedTuple):
 
     def where(self, chosen: Bool[np.ndarray, " n"]) -> "_Images":
         """The images where ``chosen`` is True."""
-        return _Images(
-            anomaly_map=list(compress(self.anomaly_map, chosen)),
-            image_score=self.image_score[chosen],
-            mask=list(compress(self.mask, chosen)),
-            defect=self.defect[chosen],
-        )
-
-
-def _evaluate(images: _Images, defects: Sequence[str]) -> DetectionScores:
-    metrics, undefined = _all_metrics(images)
-    per_defect = {}
-    for position, name in enumerate(defects):
-        of_defect = images.defect == position
-        if of_defect.any():
-            per_defect[name], _ = _all_metrics(images.where(of_defect | (images.defect == NORMAL)))
-    return DetectionScores(metrics, per_defect, undefined)
+        maps, masks = (list(compress(images, chosen)) for images in (self.anomaly_map, self.mask))
+        return _Images(maps, self.image_score[chosen], masks, self.defect[chosen])
 
 
 def _all_metrics(images: _Images) -> tuple[dict[str, float], dict[str, str]]:
@@ -203,25 +184,3 @@ def _pixel_metrics(images: _Images) -> tuple[float, ...] | str:
         counts.aupro(weight, fpr_limit=0.3),
         counts.aupro(weight, fpr_limit=0.05),
     )
-
-
-def _positions(label: Tensor, defect: Sequence[str], defects: Sequence[str]) -> Tensor:
-    """Position of each image's defect in ``defects``, `NORMAL` where the label is False."""
-    position: dict[str | None, int] = {None: NORMAL, **{name: i for i, name in enumerate(defects)}}
-    names = [name if anomalous else None for name, anomalous in zip(defect, label.tolist(), strict=True)]
-    for name in names:
-        if name not in position:
-            raise ValueError(f"defect must be one of {list(defects)}, got {name!r}")
-    return torch.tensor([position[name] for name in names], dtype=torch.int64, device=label.device)
-
-
-def _check(anomaly_map: Tensor, image_score: Tensor, mask: Tensor, label: Tensor, defect: Sequence[str]) -> None:
-    check_pair(anomaly_map, mask, num_dims=3)
-    check_pair(image_score, label, num_dims=1)
-    if not len(anomaly_map) == len(image_score) == len(defect):
-        raise ValueError(
-            "needs one map, one score and one defect per image, "
-            f"got {len(anomaly_map)} maps, {len(image_score)} scores and {len(defect)} defects"
-        )
-    if (mask.flatten(1).any(1) & ~label).any():
-        raise ValueError("a normal image must have an all-False mask, got one with anomalous pixels")

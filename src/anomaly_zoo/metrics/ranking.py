@@ -19,28 +19,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Counts:
-    """Where the anomalous scores, in ascending order, stand among all scores.
-
-    Attributes:
-        num_normal: number of normal scores.
-        order: positions that sort the anomalous scores; applies to whatever runs parallel to them.
-        higher: normal scores above each anomalous score: false positives just before the threshold reaches it.
-        not_lower: normal scores at or above it: false positives when it is the threshold.
-        detected: anomalous scores at or above it, itself included: true positives when it is the threshold.
-    """
+    """Where the anomalous scores, in ascending order, stand among all scores."""
 
     num_normal: int
-    order: Int64[np.ndarray, " a"]
-    higher: Int64[np.ndarray, " a"]
-    not_lower: Int64[np.ndarray, " a"]
-    detected: Int64[np.ndarray, " a"]
+    order: Int64[np.ndarray, " a"]  # positions that sort the anomalous scores
+    higher: Int64[np.ndarray, " a"]  # normal scores above each: false positives just before the threshold reaches it
+    not_lower: Int64[np.ndarray, " a"]  # normal scores at or above it: false positives when it is the threshold
+    detected: Int64[np.ndarray, " a"]  # anomalous scores at or above it: true positives when it is the threshold
 
     @classmethod
     def of(cls, scores: Sequence[Float[np.ndarray, "..."]], labels: Sequence[Bool[np.ndarray, "..."]]) -> "Counts":
         """Counts over all arrays of ``scores`` together; each has its array in ``labels``, True where anomalous.
 
         Raises:
-            ValueError: If there is no normal or no anomalous score, or a score is NaN or infinite.
+            ValueError: there is no normal or no anomalous score, or a score is NaN or infinite.
         """
         normal, anomalous = _select(scores, labels, anomalous=False), _select(scores, labels, anomalous=True)
         if not normal.size or not anomalous.size:
@@ -93,23 +85,16 @@ class Counts:
 
 
 def auroc(score: Float[Tensor, " n"], label: Bool[Tensor, " n"]) -> Float64[Tensor, ""]:
-    """Area under the receiver operating characteristic curve.
-
-    `P(anomalous score > normal score) + P(anomalous score = normal score) / 2` over all pairs.
-
-    Args:
-        score: higher is more anomalous; finite, without any further range.
-        label: True where anomalous.
+    """`P(anomalous score > normal score) + P(anomalous score = normal score) / 2` over all pairs of finite scores.
 
     Raises:
         ValueError: shapes or types do not fit, a score is not finite, or no score is normal or none anomalous.
 
-    Example:
-        >>> auroc(torch.tensor([61.0, 63.0, 62.0, 64.0]), torch.tensor([False, False, True, True]))
-        tensor(0.7500, dtype=torch.float64)
+    >>> auroc(torch.tensor([61.0, 63.0, 62.0, 64.0]), torch.tensor([False, False, True, True]))
+    tensor(0.7500, dtype=torch.float64)
     """
     check_pair(score, label, num_dims=1)
-    return to_scalar(Counts.of([to_array(score)], [to_array(label)]).auroc())
+    return torch.tensor(Counts.of([to_array(score)], [to_array(label)]).auroc(), dtype=torch.float64)
 
 
 def _select(
@@ -134,14 +119,9 @@ def to_array(tensor: Shaped[Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
     return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
 
 
-def to_arrays(state: Tensor | list[Tensor]) -> list[Shaped[np.ndarray, "..."]]:
-    """NumPy views of the batches in a list state, which torchmetrics turns into one tensor when it synchronises."""
-    return [to_array(tensor) for tensor in (state if isinstance(state, list) else [state])]
-
-
-def to_scalar(value: float) -> Float64[Tensor, ""]:
-    """Zero-dimensional float64 tensor; on the CPU, where it was computed (some devices have no float64)."""
-    return torch.tensor(value, dtype=torch.float64)
+def to_images(state: Tensor | list[Tensor]) -> list[Shaped[np.ndarray, "_ _"]]:
+    """NumPy views of the images in a list state, which torchmetrics turns into one tensor when it synchronises."""
+    return [image for batch in (state if isinstance(state, list) else [state]) for image in to_array(batch)]
 
 
 def check_pair(score: Tensor, label: Tensor, num_dims: int) -> None:

@@ -52,13 +52,6 @@ class Tails(nn.Module):
 class Backbone(nn.Module):
     """Feature maps from images in [0, 1]: those of the first network at the first scale, at the second, and so on.
 
-    Attributes:
-        name: as given.
-        scales: as given.
-        networks: see `nn/network.py`.
-        num_channels: channels of every stage; of each network and scale, the finest comes first.
-        num_early: feature maps before the tails, over all networks and scales.
-
     Args:
         name: a timm model name, such as "tf_efficientnet_lite0" or "vit_small_patch14_dinov2"; several are joined by +.
         stages: of a single network, or a list for each; by default see `Network`.
@@ -93,8 +86,8 @@ class Backbone(nn.Module):
         each = zip(names, chosen, files, strict=True)
         networks = nn.ModuleList(Network(one, some, file) for one, some, file in each)  # type: ignore[arg-type]
         self.networks: Sequence[Network] = networks  # type: ignore[assignment]
-        self.num_channels = [channels for network in self._owners for channels in network.num_channels]
-        self.num_early = sum(len(n.trunk_layers.stages) for n in self._owners if n.trunk_layers)
+        self.num_channels = [channels for network in self._owners for channels in network.num_channels]  # by stage
+        self.num_early = sum(len(n.trunk_layers.stages) for n in self._owners if n.trunk_layers)  # before the tails
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -22,10 +22,8 @@ def simsiam_loss(
 
     No gradient flows into z1 and z2 (SimSiam, equation 4); without that stop all embeddings collapse to one.
 
-    Example:
-        >>> view = torch.eye(2)
-        >>> simsiam_loss(view, view, 3 * view, view)
-        tensor(-1.)
+    >>> simsiam_loss(torch.eye(2), torch.eye(2), 3 * torch.eye(2), torch.eye(2))
+    tensor(-1.)
     """
     first = F.cosine_similarity(p1, z2.detach(), eps=EPS)
     second = F.cosine_similarity(p2, z1.detach(), eps=EPS)
@@ -37,17 +35,13 @@ def infonce_loss(z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"], temperature
 
         mean_i -log( exp(<u_i, u_pair(i)> / t) / sum_{j != i} exp(<u_i, u_j> / t) )   over all 2 b views u
 
-    Args:
-        z1: first views.
-        z2: second views.
-        temperature: t; 0.2 as MoCo v2 (Chen et al., arXiv 2003.04297).
+    The temperature t = 0.2 is that of MoCo v2 (Chen et al., arXiv 2003.04297).
 
     Raises:
         ValueError: fewer than two images, or a temperature that is not positive.
 
-    Example:
-        >>> infonce_loss(torch.eye(2), torch.eye(2), temperature=0.5)
-        tensor(0.2395)
+    >>> infonce_loss(torch.eye(2), torch.eye(2), temperature=0.5)
+    tensor(0.2395)
     """
     if len(z1) < 2 or temperature <= 0:
         raise ValueError(f"{len(z1)} images and {temperature=}: InfoNCE needs at least 2 images and a temperature > 0.")
@@ -62,17 +56,11 @@ def cross_instance_loss(
 ) -> Float[Tensor, ""]:
     """Normal instances attract each other: -mean <z1_i, z2_j> over all i, j with instance_i != instance_j.
 
-    In [-1, 1]; 0 if all rows are of one instance. Time and memory are linear in b.
+    `instance` numbers the normal image that a row stems from. In [-1, 1]; 0 if all rows are of one. Linear in b.
 
-    Args:
-        z1: first views.
-        z2: second views.
-        instance: number of the normal image that a row stems from.
-
-    Example:
-        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
-        >>> cross_instance_loss(z, z, torch.tensor([0, 0, 7]))
-        tensor(-0.5000)
+    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    >>> cross_instance_loss(z, z, torch.tensor([0, 0, 7]))
+    tensor(-0.5000)
     """
     first, second = _unit(z1), _unit(z2)
     member = torch.unique(instance)[:, None] == instance
@@ -88,19 +76,14 @@ def negative_pair_loss(
 ) -> Float[Tensor, ""]:
     """Synthetic negatives are pushed away: mean over all i, j of max(0, <z_i, z_negative_j> - margin).
 
-    The negative half of torch's `CosineEmbeddingLoss`, over all pairs; 0 if there is none.
-
-    Args:
-        z: projections of normal images.
-        z_negative: projections of synthetic negatives.
-        margin: cosine in [-1, 1) under which a pair is left alone; 0 asks for orthogonality.
+    The negative half of torch's `CosineEmbeddingLoss`, over all pairs; 0 if there is none. A margin of 0 asks for
+    orthogonality.
 
     Raises:
         ValueError: a margin out of range.
 
-    Example:
-        >>> negative_pair_loss(torch.eye(2), torch.tensor([[4.0, 0.0]]), margin=0.5)
-        tensor(0.2500)
+    >>> negative_pair_loss(torch.eye(2), torch.tensor([[4.0, 0.0]]), margin=0.5)
+    tensor(0.2500)
     """
     if not -1 <= margin < 1:
         raise ValueError(f"{margin=}: choose a cosine in [-1, 1).")

@@ -13,14 +13,9 @@ MIN_SHRINKAGE = 1e-6  # for two vectors the formula finds that none is needed; a
 
 
 class Gaussian(nn.Module):
-    """A Gaussian of normal feature vectors, and how far other vectors are from it.
+    """A Gaussian of normal feature vectors: its mean (empty before `fit`) and its covariance's lower Cholesky factor.
 
-    Attributes:
-        mean: `d`; empty before `fit`.
-        cholesky: `d d`, the lower factor of the covariance; fitted in float64, kept in the dtype of the module.
-
-    Args:
-        identity: keeps the covariance at the identity, so that the distance is the squared Euclidean one to the mean.
+    With `identity` the covariance stays the identity, so that the distance is the squared Euclidean one to the mean.
     """
 
     mean: Tensor
@@ -34,7 +29,7 @@ class Gaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Float[Tensor, "n d"]) -> None:
-        """Estimates mean and covariance (`ledoit_wolf`), replacing those of an earlier fit.
+        """Estimates mean and covariance (`ledoit_wolf`) in float64, replacing those of an earlier fit.
 
         Raises:
             ValueError: no features, or features that are not finite.
@@ -51,7 +46,6 @@ class Gaussian(nn.Module):
         """Squared Mahalanobis distance of every vector; differentiable, in the dtype of the module.
 
         Raises:
-            RuntimeError: not fitted yet.
             ValueError: features of another length than the fitted ones, or not finite.
         """
         if not self.mean.numel():
@@ -68,9 +62,8 @@ def squared_mahalanobis(
 ) -> Float[Tensor, " n"]:
     """(x - m)^T S^-1 (x - m) = |L^-1 (x - m)|^2 with S = L L^T, by solving the triangular system.
 
-    Example:
-        >>> squared_mahalanobis(torch.tensor([[3.0, 2.0]]), torch.tensor([1.0, 2.0]), 2 * torch.eye(2))
-        tensor([1.])
+    >>> squared_mahalanobis(torch.tensor([[3.0, 2.0]]), torch.tensor([1.0, 2.0]), 2 * torch.eye(2))
+    tensor([1.])
     """
     whitened: Tensor = torch.linalg.solve_triangular(cholesky, (features - mean).T, upper=False)
     return whitened.square().sum(dim=0)
@@ -83,19 +76,12 @@ def ledoit_wolf(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d d"], F
 
         covariance = (1 - s) S + s m I,   s = min(1, sum_k |x_k x_k^T - S|^2 / n^2 / |S - m I|^2)
 
-    That is scikit-learn's `ledoit_wolf` on the device of the features, except that s >= `MIN_SHRINKAGE`. Features
-    without spread (n = 1, or all vectors equal to float32 precision) get the identity and s = 1.
+    As scikit-learn's, in float64, except that s >= `MIN_SHRINKAGE`. Features without spread (n = 1, or all vectors
+    equal to float32 precision) get the identity and s = 1.
 
-    Returns:
-        The covariance and the shrinkage s in (0, 1], both in float64.
-
-    Example:
-        >>> covariance, shrinkage = ledoit_wolf(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0], [3.0, 3.0]]))
-        >>> covariance
-        tensor([[1.2500, 0.3594],
-                [0.3594, 1.2500]], dtype=torch.float64)
-        >>> round(shrinkage.item(), 4)
-        0.6406
+    >>> covariance, shrinkage = ledoit_wolf(torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0], [3.0, 3.0]]))
+    >>> covariance[0], round(shrinkage.item(), 4)
+    (tensor([1.2500, 0.3594], dtype=torch.float64), 0.6406)
     """
     num_vectors, length = features.shape
     mean = features.mean(dim=0, dtype=torch.float64)

@@ -18,14 +18,9 @@ MIN_WEIGHT = 1e-5  # of a row: more than rounding, less than what rows differ by
 class PatchMemory(nn.Module):
     """Normal patches of every stage, and the mean distance of other patches to the `NUM_NEIGHBOURS` nearest of them.
 
-    Ours: every stage is searched on its own grid, and patches are compared at unit length; those of the finest stages
-    also as they are, with the rows that are the nearest at unit length. See docs/methods/frozen.md.
-
-    Args:
-        num_stages: feature maps per image, finest first.
-        raw: the numbers of those whose patches are also compared as they are.
-        max_patches: of every stage that the memory keeps.
-        coreset: whether these cover all patches (`greedy_coreset`), as in PatchCore; else they are a random sample.
+    Ours: every stage is searched on its own grid, and patches are compared at unit length; those of the `raw` stages
+    also as they are, with the rows that are the nearest at unit length. See docs/methods/frozen.md. A stage keeps
+    `max_patches` or fewer: a random sample, or a `coreset` that covers all patches, as in PatchCore.
 
     Raises:
         ValueError: fewer than one patch.
@@ -47,11 +42,7 @@ class PatchMemory(nn.Module):
             self.register_buffer(f"length{stage}", torch.empty(0))
 
     def fit(self, features: Stages) -> list[Int[Tensor, " _"]]:
-        """Remembers patches of normal images; the same ones each time.
-
-        Returns:
-            The number of the image that each patch stems from, stage by stage.
-        """
+        """Remembers patches of normal images, the same ones each time; returns each one's image number, by stage."""
         images = []
         for stage, feature in enumerate(features[: self.num_stages]):
             patches = rows_of(feature)
@@ -67,11 +58,7 @@ class PatchMemory(nn.Module):
         return images
 
     def without(self, held_out: Bool[Tensor, " n"], images: list[Int[Tensor, " _"]]) -> "PatchMemory":
-        """The same memory without the patches of some of the images that it was just fitted to.
-
-        Args:
-            held_out: True for the images that are left out.
-            images: what `fit` returned.
+        """The memory without the patches of some of the images that it was just fitted to; `fit` returned `images`.
 
         Raises:
             ValueError: nothing is left, since the memory has too few patches.
@@ -89,11 +76,7 @@ class PatchMemory(nn.Module):
         return rest
 
     def forward(self, features: Stages) -> Distances:
-        """Distances of every patch at unit length in every stage (`patch`), and as it is in the finest ones (`detail`).
-
-        Raises:
-            RuntimeError: the memory is empty.
-        """
+        """Distances of patches at unit length in all stages (`patch`), and as they are in the finest (`detail`)."""
         unit, raw = [], []
         for stage, feature in enumerate(features[: self.num_stages]):
             rows: Tensor = getattr(self, f"stage{stage}")
@@ -112,9 +95,8 @@ class PatchMemory(nn.Module):
 def mean_of_nearest(distance: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:
     """Mean distance to the `NUM_NEIGHBOURS` nearest rows; k is one more, or less if a memory has no more.
 
-    Example:
-        >>> mean_of_nearest(torch.tensor([[1.0, 9.0, 2.0, 3.0]]))
-        tensor([2.])
+    >>> mean_of_nearest(torch.tensor([[1.0, 9.0, 2.0, 3.0]]))
+    tensor([2.])
     """
     if distance.shape[1] <= NUM_NEIGHBOURS:
         return distance.mean(dim=1)
@@ -124,9 +106,8 @@ def mean_of_nearest(distance: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:
 def weighted_by_nearness(value: Float[Tensor, "p k"], distance: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:
     """Mean of what belongs to the rows, each weighted by how much nearer it is than the farthest of them.
 
-    Example:
-        >>> weighted_by_nearness(torch.tensor([[6.0, 5.0, 3.0]]), torch.tensor([[1.0, 4.0, 1.0]]))
-        tensor([4.5000])
+    >>> weighted_by_nearness(torch.tensor([[6.0, 5.0, 3.0]]), torch.tensor([[1.0, 4.0, 1.0]]))
+    tensor([4.5000])
     """
     weight = distance.amax(dim=1, keepdim=True) - distance + MIN_WEIGHT
     return (weight * value).sum(dim=1) / weight.sum(dim=1)
@@ -135,12 +116,11 @@ def weighted_by_nearness(value: Float[Tensor, "p k"], distance: Float[Tensor, "p
 def greedy_coreset(patches: Float[Tensor, "p d"], size: int, num_projected: int = 32) -> Int[Tensor, " m"]:
     """Indices of patches that cover all of them: greedy k-center (Sener and Savarese, ICLR 2018).
 
-    Starts at the patch farthest from the mean, then takes the patch that is farthest from those taken. Distances are
-    those of a fixed random projection to `num_projected` dimensions, as in PatchCore.
+    Starts at the patch farthest from the mean, then takes the patch that is farthest from those taken, in a fixed
+    random projection, as in PatchCore.
 
-    Example:
-        >>> greedy_coreset(torch.tensor([[0.0], [0.1], [9.0]]), 2).tolist()
-        [2, 0]
+    >>> greedy_coreset(torch.tensor([[0.0], [0.1], [9.0]]), 2).tolist()
+    [2, 0]
     """
     if size >= len(patches):
         return torch.arange(len(patches), device=patches.device)

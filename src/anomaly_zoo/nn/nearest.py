@@ -17,9 +17,8 @@ def nearest_distance(
 ) -> Float[Tensor, " p"]:
     """Mean Euclidean distance to the nearest rows of the memory.
 
-    Example:
-        >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]), num_neighbours=1)
-        tensor([2.])
+    >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0], [0.0, 1.0]]), num_neighbours=1)
+    tensor([2.])
     """
     return row_distances(patches, memory, nearest_rows(patches, memory, num_neighbours)).mean(dim=1)
 
@@ -46,32 +45,18 @@ def nearest_rows(
 def row_distances(
     patches: Float[Tensor, "p d"], memory: Float[Tensor, "m d"], rows: Int[Tensor, "p k"]
 ) -> Float[Tensor, "p k"]:
-    """Euclidean distance of every patch to its rows of the memory.
-
-    It never suffers from the cancellation in |x|^2 - 2 x.m + |m|^2: a patch of the memory has distance 0 to itself.
-    """
+    """Euclidean distance of every patch to its rows of the memory; exactly 0 of a row to itself."""
     patches, memory = patches.detach().float(), memory.float()
     num_at_once = _num_at_once(memory, rows.shape[1] * memory.shape[1])
     chunks = zip(torch.split(patches, num_at_once), torch.split(rows, num_at_once), strict=True)
     return torch.cat([(chunk[:, None] - memory[row]).norm(dim=2) for chunk, row in chunks])
 
 
-def distance_to_sample(
-    feature: Float[Tensor, "b c h w"], others: Float[Tensor, "n c h w"], num_patches: int = 2048
-) -> Float[Tensor, "b h w"]:
-    """`nearest_distance` of patches to an even sample of those of other images; enough for a mean."""
-    step = max(1, others[:, 0].numel() // num_patches)
-    sample = rows_of(others)[::step].contiguous()
-    return nearest_distance(rows_of(feature), sample).view(len(feature), *feature.shape[2:])
-
-
 def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "n d"], Float[Tensor, " n"]]:
-    """What the distance of a patch x to every row m is ranked by: |m|^2 - 2 x.m, with x and m around the rows' mean.
+    """What the distance of a patch x to every row m is ranked by: |m|^2 - 2 x.m, around the rows' mean.
 
-    Far from the origin, it would drown in rounding.
-
-    Returns:
-        The mean; -2 m and |m|^2 of every row, and of infinitely far ones up to a multiple of `GROUP`.
+    Far from the origin, it would drown in rounding. Returns the mean; -2 m and |m|^2 of every row, and of infinitely
+    far ones up to a multiple of `GROUP`.
     """
     centre = memory.mean(dim=0)
     filling = -len(memory) % GROUP
@@ -80,10 +65,9 @@ def factors(memory: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " d"], Float[Te
 
 
 def smallest(values: Float[Tensor, "p m"], count: int) -> Int[Tensor, "p k"]:
-    """Columns of the `count` smallest values in every row.
+    """Columns (a multiple of `GROUP`) of the `count` smallest values in every row.
 
     They are among the `count` groups of columns with the smallest minima: several times as fast as looking at all.
-    `values` have a multiple of `GROUP` columns.
     """
     num_rows, num_groups = values.shape[0], values.shape[1] // GROUP
     if num_groups <= count:

@@ -15,18 +15,14 @@ from anomaly_zoo.nn.folding import Folded, agree
 from anomaly_zoo.nn.weights import load_weights
 from anomaly_zoo.types import Stages
 
+# In a pass without gradients. With fewer, torch has a slower kernel for the 1x1 convolutions of one thread.
 IMAGES_AT_ONCE = 16
-"""Images in a pass without gradients. With fewer, torch has a slower kernel for the 1x1 convolutions of one thread."""
 
 
 class Layers(nn.Module):
-    """Consecutive layers of a timm model, always in evaluation mode.
+    """Consecutive layers of a timm model, always in evaluation mode; `stages` are timm's numbers of its feature maps.
 
     The batch-norm statistics of a few images are useless: those of the pre-training stay while parameters are tuned.
-
-    Attributes:
-        stages: the indices of the feature maps, as timm counts them.
-        num_channels: channels of every stage.
     """
 
     def __init__(self, model: Any, stages: list[int], num_channels: list[int]) -> None:
@@ -61,33 +57,12 @@ class Layers(nn.Module):
         features: Stages = [*found[1], found[0]] if head else found
         return features
 
-    def freeze_before(self, stage: int) -> None:
-        """Freezes all that comes before a stage: a CNN's strides below it, a ViT's blocks.
-
-        Args:
-            stage: as timm counts them.
-        """
-        if not stage:
-            return
-        last = self.model.feature_info[stage - 1]["module"]
-        names = [name for name, _ in self.model.named_parameters()]
-        end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
-        for parameter in list(self.model.parameters())[: end + 1]:
-            parameter.requires_grad_(False)
-
 
 class Network(nn.Module):
     """Feature maps of a pre-trained timm model, CNN or ViT, from images in [0, 1]: a trunk, and a tail.
 
     The trunk are a CNN's layers before the first stage. What they see is general, and their gradients cost much time:
     a method can train a copy of the tail alone, so that the trunk runs once for both.
-
-    Attributes:
-        name: the timm name.
-        stages: the indices of the feature maps, as timm counts them.
-        num_channels: channels of every stage.
-        trunk_layers: the layers of the trunk; none of a ViT, and where layers do not come one after the other.
-        tail: the other layers.
 
     Args:
         name: a timm model name, for example "tf_efficientnet_lite0", "wide_resnet50_2", "vit_small_patch14_dinov2".
@@ -148,9 +123,8 @@ class Network(nn.Module):
     def trainable_tail(self, all_levels: bool = False) -> Layers:
         """A copy of the tail to be trained. Where there is no trunk, what comes before the first stage is frozen.
 
-        Args:
-            all_levels: whether the stages of the copy are all feature maps of timm that come after the trunk's, and
-                the convolution of the head where there is one with weights.
+        With `all_levels`, its stages are all feature maps of timm that come after the trunk's, and the convolution of
+        the head where there is one with weights.
         """
         tail = copy.deepcopy(self.tail)
         if all_levels:
@@ -160,8 +134,12 @@ class Network(nn.Module):
             tail = Network(self.name, levels, self._weights).to(self.mean.device).tail
             tail.load_state_dict(self.tail.state_dict(), strict=not with_head)
         tail.requires_grad_(True)
-        if self.trunk_layers is None:
-            tail.freeze_before(self.stages[0])
+        if self.trunk_layers is None and self.stages[0]:
+            last = tail.model.feature_info[self.stages[0] - 1]["module"]
+            names = [name for name, _ in tail.model.named_parameters()]
+            end = max((number for number, name in enumerate(names) if name.startswith(f"{last}.")), default=-1)
+            for parameter in list(tail.model.parameters())[: end + 1]:
+                parameter.requires_grad_(False)
         return tail
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Stages:

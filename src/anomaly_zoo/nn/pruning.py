@@ -31,19 +31,11 @@ _ABOVE_ALL = 1e6  # importance is relative to its mean, so 1 is usual
 
 
 def prune_channels(backbone: Network, ratio: float, criterion: Criterion, image: Float[Tensor, "b 3 h w"]) -> History:
-    """Removes the least important channels of the hidden layers, in place; its stages keep their widths.
+    """Removes a ratio of the channels of every hidden layer, the least important ones, in place; returns what went.
 
     Hidden is every layer whose channels do not reach a stage's output, not even by a residual connection; in a
-    transformer those of the MLPs.
-
-    Args:
-        backbone: a CNN or a ViT, on any device.
-        ratio: of the channels of every layer, 0 to `MAX_RATIO`. A layer keeps at least one.
-        criterion: of importance.
-        image: normal images in [0, 1]; only `taylor` looks at them.
-
-    Returns:
-        What `replay` needs to do the same to a copy of the network.
+    transformer those of the MLPs. A layer keeps at least one channel; the stages keep their widths. Only `taylor` looks
+    at the normal images.
 
     Raises:
         ValueError: a ratio out of range, or `batchnorm` without batch normalisation.
@@ -71,19 +63,13 @@ def prune_channels(backbone: Network, ratio: float, criterion: Criterion, image:
 
 
 def replay(backbone: Network, history: History) -> None:
-    """Removes the channels that another copy of the network has lost, in place.
-
-    Args:
-        backbone: as built, before any pruning.
-        history: from `prune_channels`, or those of several, joined.
-    """
+    """Removes the channels that another copy of the network, unpruned as this one, has lost, in place."""
     if not history:
         return
     with _traceable(backbone) as probed:
-        graph = tp.DependencyGraph().build_dependency(
-            probed, probed.example(), unwrapped_parameters=_loose_parameters(probed)
+        probed.graph().load_pruning_history(
+            [(name, is_output, list(channels)) for name, is_output, channels in history]
         )
-        graph.load_pruning_history([(name, is_output, list(channels)) for name, is_output, channels in history])
 
 
 def check_ratio(ratio: float) -> None:
@@ -103,6 +89,9 @@ class _Probed(nn.Module):
 
     def example(self) -> Float[Tensor, "1 3 h w"]:
         return torch.zeros(1, 3, _TRACED_SIZE_PX, _TRACED_SIZE_PX, device=self.backbone.mean.device)
+
+    def graph(self) -> Any:
+        return tp.DependencyGraph().build_dependency(self, self.example(), unwrapped_parameters=_loose_parameters(self))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return [probe(feature) for probe, feature in zip(self.probes, self.backbone(image), strict=True)]
@@ -149,9 +138,7 @@ def _importance(criterion: Criterion) -> Any:
 
 def _layers_to_keep(probed: _Probed) -> list[nn.Module | nn.Parameter]:
     """The layers whose channels reach a stage's output, and attention, whose heads fix its widths."""
-    graph = tp.DependencyGraph().build_dependency(
-        probed, probed.example(), unwrapped_parameters=_loose_parameters(probed)
-    )
+    graph = probed.graph()
     keep: list[nn.Module | nn.Parameter] = list(probed.probes)
     for module in probed.backbone.modules():
         if hasattr(module, "num_heads"):

@@ -1,7 +1,7 @@
 """From distances to an anomaly map and an image score: the same units and the same combination for every method.
 
-Ours. A method measures distances in any unit. The memory beside it measures its own. Here both become numbers that can
-be added, by nothing but support images that were held out.
+Ours. The distances of a method and of the memory beside it, each in any unit, become numbers that can be added, by
+nothing but support images that were held out.
 """
 
 import math
@@ -30,10 +30,7 @@ class Scorer(nn.Module):
         score  = mean over the groups of (peak of the mean patch distance, and the mean image distance)
 
     A group is what one idea measures: a method's own distances, and those of the memory beside it. The unit of a
-    distance is its mean over held-out support images; the peak has such a unit as well.
-
-    Args:
-        pooling: of a map of patch distances to the image score: `peak`, or the `maximum` of PatchCore.
+    distance is its mean over held-out support images; the peak (or `maximum`, as in PatchCore) has such a unit as well.
     """
 
     unit: Tensor
@@ -46,10 +43,7 @@ class Scorer(nn.Module):
         self.register_buffer("peak_unit", torch.empty(0))
 
     def fit(self, groups: Sequence[Distances]) -> None:
-        """Measures the units.
-
-        Args:
-            groups: the distances of images that nothing was fitted to.
+        """Measures the units on the distances of images that nothing was fitted to.
 
         Raises:
             ValueError: there is nothing that gives a map, or nothing that gives an image score.
@@ -64,11 +58,7 @@ class Scorer(nn.Module):
         self.peak_unit = self.unit.new_tensor([float(value) for value in peaks]).clamp(min=MIN_UNIT)
 
     def forward(self, groups: Sequence[Distances], size: tuple[int, int]) -> Prediction:
-        """Map, of this height and width in pixels, and image score.
-
-        Raises:
-            RuntimeError: not fitted yet.
-        """
+        """Map, of this height and width in pixels, and image score."""
         if not self.unit.numel():
             raise RuntimeError("The scorer has no units: fit it on held-out support images first.")
         in_units = self._in_units(groups)
@@ -88,10 +78,8 @@ class Scorer(nn.Module):
 def mean_map(distances: Sequence[Float[Tensor, "b _ _"]]) -> Float[Tensor, "b y x"]:
     """The mean of maps of distances, on the finest of their grids.
 
-    Example:
-        >>> mean_map([torch.full((1, 2, 2), 3.0), torch.full((1, 1, 1), 4.0)])
-        tensor([[[3.5000, 3.5000],
-                 [3.5000, 3.5000]]])
+    >>> mean_map([torch.full((1, 1, 2), 3.0), torch.full((1, 1, 1), 4.0)])
+    tensor([[[3.5000, 3.5000]]])
     """
     size = max((distance.shape[1:] for distance in distances), key=lambda grid: grid[0] * grid[1])
     resized = [
@@ -107,9 +95,8 @@ def peak(distance: Float[Tensor, "b y x"]) -> Float[Tensor, " b"]:
     Ours. The largest distance alone follows what raises all distances, such as new light; less all of the median would
     miss defects that cover most of the image.
 
-    Example:
-        >>> peak(torch.tensor([[[0.0, 2.0, 9.0], [2.0, 2.0, 6.0], [1.0, 2.0, 3.0]]]))
-        tensor([5.])
+    >>> peak(torch.tensor([[[0.0, 2.0, 9.0], [2.0, 2.0, 6.0], [1.0, 2.0, 3.0]]]))
+    tensor([5.])
     """
     patches = distance.flatten(1)
     highest = patches.topk(patches.shape[1] // 2 + 1, dim=1).values
@@ -119,9 +106,8 @@ def peak(distance: Float[Tensor, "b y x"]) -> Float[Tensor, " b"]:
 def maximum(distance: Float[Tensor, "b y x"]) -> Float[Tensor, " b"]:
     """The largest distance of an image (PatchCore, section 3.3, without its reweighting).
 
-    Example:
-        >>> maximum(torch.tensor([[[0.0, 2.0], [9.0, 2.0]]]))
-        tensor([9.])
+    >>> maximum(torch.tensor([[[0.0, 2.0], [9.0, 2.0]]]))
+    tensor([9.])
     """
     return distance.flatten(1).amax(dim=1)
 
@@ -132,9 +118,8 @@ def as_if_new(score: Float[Tensor, " n"], is_new: Bool[Tensor, " n"]) -> Float[T
     Ours. These are scaled so that their mean is that of the m new ones. Then all are spread out around it: to the
     larger of the spreads before and after, and by sqrt((1 + 1/m) / (1 + 1/n)), since no more than m tell the mean.
 
-    Example:
-        >>> as_if_new(torch.tensor([1.0, 1.0, 2.0, 4.0]), torch.tensor([False, False, True, True]))
-        tensor([3.0000, 3.0000, 1.1026, 4.8974])
+    >>> as_if_new(torch.tensor([1.0, 1.0, 2.0, 4.0]), torch.tensor([False, False, True, True]))
+    tensor([3.0000, 3.0000, 1.1026, 4.8974])
     """
     is_new = is_new.to(score.device)
     if is_new.all():
@@ -148,13 +133,7 @@ def as_if_new(score: Float[Tensor, " n"], is_new: Bool[Tensor, " n"]) -> Float[T
 
 
 def to_image(distance: Float[Tensor, "b y x"], size: tuple[int, int], sigma: float = 2.0) -> Float[Tensor, "b h w"]:
-    """Resizes a grid of distances to the image and smooths it.
-
-    Args:
-        distance: one value per patch.
-        size: height and width in pixels.
-        sigma: of the Gaussian in pixels (ours; PatchCore and PaDiM take 4).
-    """
+    """Resizes a grid of distances to the image and smooths it, by 2 pixels (ours; PatchCore and PaDiM take 4)."""
     anomaly_map = F.interpolate(distance[:, None], size, mode="bilinear")
     radius = min(round(3 * sigma), min(size) - 1)  # reflection cannot reach further than the image
     length = 2 * radius + 1

@@ -28,21 +28,15 @@ def cut_paste(image: Images, generator: Generator) -> Negatives:
     As in the paper, the rectangle covers 2 to 15 % of the image with an aspect ratio of 0.3 to 3.3 (relative to that of
     the image). Where the result looks like the original it is also darkened or brightened.
 
-    Args:
-        image: RGB in [0, 1], at least 16 pixels high and wide; not modified.
-        generator: a CPU generator, wherever the images are; its state is advanced.
-
-    Returns:
-        The negatives in [0, 1], and masks that are True where anomalous: never empty, at most 35 % of the image, and
-        outside of them no pixel changes.
+    The masks are never empty, at most 35 % of the image, and outside of them no pixel changes.
 
     Raises:
-        ValueError: the image is too small.
+        ValueError: the image has fewer than 16 pixels a side.
 
-    Example:
-        >>> negative, mask = cut_paste(torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0))
-        >>> negative.shape, mask.shape, mask.dtype
-        (torch.Size([2, 3, 64, 64]), torch.Size([2, 64, 64]), torch.bool)
+    >>> image, generator = torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0)
+    >>> negative, mask = cut_paste(image, generator)
+    >>> bool(mask.any(dim=(1, 2)).all() and (negative == image)[~mask[:, None].expand_as(image)].all())
+    True
     """
     canvas = _Canvas(image, generator)
     (h, w), (rows, columns), draw = canvas.size, canvas.positions, canvas.draw
@@ -125,7 +119,6 @@ def jigsaw(image: Images, generator: Generator) -> Negatives:
 FAMILIES = {
     family.__name__: family for family in (cut_paste, cut_paste_scar, perlin_texture, perlin_foreign, blob, jigsaw)
 }
-"""Every family by its name."""
 
 
 def check_families(families: Sequence[str]) -> None:
@@ -137,15 +130,11 @@ def check_families(families: Sequence[str]) -> None:
 def synthesize(image: Images, generator: Generator, families: Sequence[str] = tuple(FAMILIES)) -> Negatives:
     """Makes one synthetic negative of every image, as `cut_paste` does, each by a family drawn at random.
 
-    Args:
-        image: as for `cut_paste`.
-        generator: as for `cut_paste`.
-        families: names in `FAMILIES`; one that is repeated is drawn more often.
+    A family that is repeated is drawn more often.
 
-    Example:
-        >>> image, generator = torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0)
-        >>> synthesize(image, generator, families=["blob", "jigsaw"])[1].any(dim=(1, 2))
-        tensor([True, True])
+    >>> image, generator = torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0)
+    >>> synthesize(image, generator, families=["blob", "jigsaw"])[1].any(dim=(1, 2))
+    tensor([True, True])
     """
     check_families(families)
     choice = torch.randint(len(families), (len(image),), generator=generator)

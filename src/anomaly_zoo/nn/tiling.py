@@ -1,8 +1,4 @@
-"""Overlapping tiles of a large image, and one map without seams from the maps of its tiles.
-
-A defect of a few pixels vanishes when a large image is made small. In a tile it keeps its pixels, and to a method each
-tile is an image.
-"""
+"""Overlapping tiles of a large image, in which small defects keep their pixels, and one seamless map from theirs."""
 
 import itertools
 from collections.abc import Callable
@@ -19,11 +15,6 @@ from anomaly_zoo.types import Prediction
 class Tiling:
     """Square tiles that cover an image, spread evenly, so that neighbours overlap by `overlap_px` or more.
 
-    Args:
-        shape: height and width of the image in pixels.
-        tile_px: side of a tile in pixels, at most the shorter side of the image.
-        overlap_px: what neighbouring tiles share at least, in pixels; less than `tile_px`.
-
     Raises:
         ValueError: a number out of range.
 
@@ -31,8 +22,8 @@ class Tiling:
     [(0, 0), (0, 128), (0, 256)]
     """
 
-    shape: tuple[int, int]
-    tile_px: int
+    shape: tuple[int, int]  # height and width of the image
+    tile_px: int  # side of a tile, at most the image's shorter one
     overlap_px: int = 0
 
     def __post_init__(self) -> None:
@@ -64,10 +55,7 @@ class Tiling:
         return torch.stack(tiles, dim=1).flatten(0, 1)
 
     def stitch(self, tile_map: Float[Tensor, "n tile tile"]) -> Float[Tensor, "b h w"]:
-        """Joins the maps of tiles, in the order of `split`, into maps of images.
-
-        Where tiles overlap, each counts the less the nearer its border is, so that the map has no steps.
-        """
+        """Joins the maps of tiles, in the order of `split`; each counts the less the nearer its border is: no steps."""
         corners, side = self.corners, self.tile_px
         tiles = tile_map.reshape(-1, len(corners), side, side)
         rows, columns = (self._ramp(length) for length in self.shape)

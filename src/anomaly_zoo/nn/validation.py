@@ -1,77 +1,59 @@
 """Validation from the support alone: whom to hold out, and when a fine-tuned network begins to forget.
 
-The idea that augmented normal images can validate, and that the onset of catastrophic forgetting shows there, is that
-of Rippel et al. (arXiv 2108.04116). Ours: whom to hold out, and what counts as the onset.
+That augmented normal images can validate, and that the onset of catastrophic forgetting shows there: Rippel et al.
+(arXiv 2108.04116). Ours: whom to hold out, and what counts as the onset.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import special
 from torch import Tensor, nn
 
 from anomaly_zoo.types import Batch
 
 MAX_FOLDS = 8
-MAX_VIEWS = 4
-"""Of every image, unless it is the only one: enough for a check."""
+MAX_VIEWS = 4  # of every image, unless it is the only one: enough for a check
 
 
 def instances(paths: list[str]) -> Int[Tensor, " n"]:
     """Numbers the images that views stem from, by their paths.
 
-    Example:
-        >>> instances(["b.png", "b.png", "a.png"])
-        tensor([0, 0, 1])
+    >>> instances(["b.png", "b.png", "a.png"])
+    tensor([0, 0, 1])
     """
     numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
     return torch.tensor([numbers[path] for path in paths])
 
 
-def held_out_folds(instance: Int[Tensor, " n"], max_folds: int = MAX_FOLDS) -> list[Bool[Tensor, " n"]]:
-    """Folds of the support, each True for the views that are held out; no image is on both sides.
-
-    Every instance is held out once with all its views, or a share of the instances if there are more than `max_folds`.
-    A single image cannot be held out: its views are, one by one, which says less. A single view gives no folds.
-
-    Example:
-        >>> held_out_folds(torch.tensor([0, 0, 1, 1]))
-        [tensor([ True,  True, False, False]), tensor([False, False,  True,  True])]
-    """
-    groups = torch.unique(instance, return_inverse=True)[1]
-    if groups.max() == 0:
-        groups = torch.arange(len(instance))
-    num_folds = min(int(groups.max()) + 1, max_folds)
-    return [groups % num_folds == fold for fold in range(num_folds)] if num_folds > 1 else []
-
-
 def held_out_parts(number: Int[Tensor, "k t v"]) -> list[Int[Tensor, "m t _"]]:
-    """Parts of k images with t tiles and v views that are held out together: images, or of a single one its views."""
+    """Parts of k images with t tiles and v views that are held out together, each once; no image is on both sides.
+
+    They are images, or a share of them if there are more than `MAX_FOLDS`. A single image cannot be held out: its
+    augmented views are, one by one, which says less.
+
+    >>> [part.flatten().tolist() for part in held_out_parts(torch.arange(9).view(9, 1, 1))][:2]
+    [[0, 8], [1]]
+    """
     if len(number) > 1:
-        return [number[fold] for fold in held_out_folds(torch.arange(len(number)))]
+        num_folds = min(len(number), MAX_FOLDS)
+        return [number[fold::num_folds] for fold in range(num_folds)]
     return [number[:, :, view : view + 1] for view in range(1, number.shape[2])]
 
 
 def kept_out(files: list[str]) -> list[str]:
     """A quarter of the support, which a training does not see; of fewer than four images, none.
 
-    Example:
-        >>> kept_out(["a", "b", "c", "d", "e"])
-        ['a', 'e']
+    >>> kept_out(["a", "b", "c", "d", "e"])
+    ['a', 'e']
     """
     return files[::4] if len(files) >= 4 else []
 
 
 class HeldOut(NamedTuple):
-    """What a check of a network needs.
-
-    Attributes:
-        fitted: views of normal images to fit to.
-        normal: views of others.
-        anomalous: anomalies made of these, one batch for every kind.
-    """
+    """What a check needs: views to fit to, views of other images, and one batch of anomalies of these per kind."""
 
     fitted: Float[Tensor, "n 3 h w"]
     normal: Float[Tensor, "m 3 h w"]
@@ -98,9 +80,8 @@ def hold_out(
 def separation(normal: Float[Tensor, " n"], anomalous: Float[Tensor, " m"]) -> Float[Tensor, ""]:
     """AUROC: the probability that an anomalous score is above a normal one; ties count half.
 
-    Example:
-        >>> separation(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
-        tensor(0.8750)
+    >>> separation(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
+    tensor(0.8750)
     """
     difference = anomalous[:, None] - normal
     return (difference > 0).float().mean() + (difference == 0).float().mean() / 2
@@ -119,26 +100,22 @@ class ForgettingStop:
         self.best_step = 0
 
     def has_forgotten(self, network: nn.Module, step: int, scores: Float[Tensor, " f"]) -> bool:
-        """Takes in a check after `step` updates, and keeps the network's state if no earlier one was better.
+        """Takes in a check after `step` updates, with one score per kind of anomaly (higher is better).
 
-        `scores` has one value per kind of anomaly, higher is better.
+        The network's state is kept if no earlier one was better.
         """
         if self._best_scores is None or scores.mean() >= self._best_scores.mean():
             self._best_scores, self.best_step = scores, step
             self._best_state = {name: value.detach().clone() for name, value in network.named_parameters()}
             return False
-        return _is_above_zero(self._best_scores - scores)
+        loss = self._best_scores - scores
+        if len(loss) == 1:  # has no standard error
+            return bool(loss > 0)
+        point = float(special.stdtrit(len(loss) - 1, 0.975))
+        return bool(loss.mean() > point * loss.std() / len(loss) ** 0.5)
 
     @torch.no_grad()
     def restore(self, network: nn.Module) -> None:
         """Gives the network the parameters that it had at `best_step`."""
         for name, parameter in network.named_parameters():
             parameter.copy_(self._best_state[name])
-
-
-def _is_above_zero(loss: Float[Tensor, " f"]) -> bool:
-    """Whether the mean in its standard errors is above the 97.5 % point of Student's t; a single value has none."""
-    if len(loss) == 1:
-        return bool(loss > 0)
-    point = float(special.stdtrit(len(loss) - 1, 0.975))
-    return bool(loss.mean() > point * loss.std() / len(loss) ** 0.5)

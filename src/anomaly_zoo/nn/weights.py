@@ -3,7 +3,6 @@
 `weights="auto"` means the weight package for the backbones that have one, and timm's own cache or hub for all others.
 """
 
-import importlib
 import importlib.util
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,17 +21,11 @@ _SAVE = "Save nothing but tensors: `torch.save(model.state_dict(), path)`."
 
 
 def load_weights(model: nn.Module, name: str, weights: str) -> list[str]:
-    """Loads pre-trained weights into a timm model, in place.
+    """Loads weights into a whole timm model of this name, in place; returns its entries that the weights do not have.
 
-    Args:
-        model: the whole timm model, not yet pruned to its stages.
-        name: its name.
-        weights: "auto" (the weight package of `name` if `PACKAGES` has one, else timm's cache or hub), "none" (keep
-            the random initialisation), or the path of a `.safetensors` / `.pth` file with timm's parameter names.
-
-    Returns:
-        The entries of the model's state dict that the weights do not have. A file that holds a trunk only is
-        fine as long as the stages in use are among it; the caller checks that.
+    A file that holds a trunk only is fine as long as the stages in use are among it; the caller checks that. `weights`:
+    "auto" (the weight package if `PACKAGES` has one, else timm's cache or hub), "none" (keeps the random
+    initialisation), or the path of a `.safetensors` / `.pth` file with timm's parameter names.
 
     Raises:
         ValueError: the weights cannot be found or do not fit; the message says what to install or pass.
