@@ -23,7 +23,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_zoo.freed_memory import keep_freed_memory
-from anomaly_zoo.nn.backbone import Backbone
+from anomaly_zoo.nn.network import Network
 from anomaly_zoo.nn.pruning import prune_channels
 
 
@@ -68,7 +68,7 @@ def cost(network: torch.nn.Module, image: torch.Tensor, repeats: int = 20) -> Co
 def measure(args: argparse.Namespace) -> dict[str, Cost]:
     """The costs of the teacher and of a student for every ratio; latencies are medians over the turns."""
     torch.manual_seed(0)
-    teacher = Backbone(args.backbone, weights="none")
+    teacher = Network(args.backbone, weights="none")
     image = torch.rand(args.batch, 3, args.image_size, args.image_size)
     networks: dict[str, torch.nn.Module] = {"teacher": teacher}
     for ratio in args.ratios:
