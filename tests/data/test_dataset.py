@@ -98,3 +98,13 @@ def test_incomplete_test_splits_are_allowed(root: Path) -> None:
     assert (len(dataset), dataset.defects, dataset.has_masks) == (0, [], False)
     shutil.rmtree(root / "alpha" / "test")
     assert len(MVTecDataset(root, "alpha", (32, 32))) == 0
+
+
+def test_an_image_of_another_aspect_ratio_is_named_once(tiny_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for shape, named in (((32, 96), True), ((64, 64), False)):
+        caplog.clear()
+        items = MVTecDataset(tiny_root, "alpha", (32, 32), shape)
+        assert [item.views.shape for item in (items[0], items[1])] == [(1, 32, 32, 3)] * 2
+        notes = [record.getMessage() for record in caplog.records if "another aspect ratio" in record.getMessage()]
+        assert len(notes) == named
+        assert all("test/good/000.png has 48x48 pixels" in note for note in notes)

@@ -13,6 +13,8 @@ from anomaly_zoo.data.samples import Sample
 from anomaly_zoo.data.support import category_folder
 from anomaly_zoo.data.transforms import Shape, resize, resize_mask
 
+MAX_STRETCH = 1.25  # that is no cause for a note; rounding to multiples of 32 px stretches, too
+
 
 class MVTecDataset(Dataset[Sample]):
     """The test split of a category, sorted by defect and file name.
@@ -33,6 +35,7 @@ class MVTecDataset(Dataset[Sample]):
         folder = category_folder(root, category)
         self.shape = shape
         self.mask_shape = mask_shape or shape
+        self._is_noted = False
         found = checked(root, folder, files_in(folder))
         test = {place: path for place, path in found.images.items() if place.startswith("test/")}
         self.paths = list(test.values())
@@ -50,6 +53,7 @@ class MVTecDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         path, mask_path = self.paths[index], self.mask_paths[index]
         image, region = read_with_region(path, self.regions)
+        self._note_aspect(path, *image.shape[:2])
         mask = np.zeros(self.mask_shape, dtype=bool)
         if mask_path is not None:
             truth = read_mask(mask_path)
@@ -57,6 +61,15 @@ class MVTecDataset(Dataset[Sample]):
             mask = resize_mask(truth, self.mask_shape)
         counts = None if region is None else resize_mask(region, self.shape)[None]
         return Sample(resize(image, self.shape)[None], mask[None], self.labels[index], str(path), counts)
+
+    def _note_aspect(self, path: Path, height: int, width: int) -> None:
+        """Names the first image whose aspect ratio is not the category's."""
+        ratio = (width / height) / (self.mask_shape[1] / self.mask_shape[0])
+        if not self._is_noted and not 1 / MAX_STRETCH <= ratio <= MAX_STRETCH:
+            self._is_noted = True
+            tell(
+                [f"{path} has {width}x{height} pixels, the support has another aspect ratio: such images are stretched"]
+            )
 
 
 def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:
