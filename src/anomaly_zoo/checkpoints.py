@@ -33,7 +33,7 @@ def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
         raise ValueError(f"{path} holds something else ({', '.join(map(str, names))[:60]} ...): {wanted}")
     if (found := checkpoint["adapted"]["method"]) != method:
         raise ValueError(f"{path} holds a {found}, not a {method}: pass the --config of its `fit`.")
-    return checkpoint
+    return dict(checkpoint)
 
 
 class _NotesArguments(ABCMeta):
