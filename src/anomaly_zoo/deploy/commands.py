@@ -133,8 +133,10 @@ def _inspector(model: Path, device: str) -> Inspector:
     if model.suffix == ".onnx":
         if device != "cpu":
             raise ValueError(f"--device {device} is for model folders: {model} runs on the CPU.")
-        from anomaly_zoo.deploy.runtime import OnnxInspector
-
+        try:
+            from anomaly_zoo.deploy.runtime import OnnxInspector
+        except ImportError as missing:
+            raise ValueError(f"{missing}. An exported model needs `pip install anomaly_zoo[export]`.") from None
         return OnnxInspector(model)
     from anomaly_zoo.deploy.model_folder import load
     from anomaly_zoo.deploy.torch_inspector import TorchInspector
