@@ -76,11 +76,9 @@ def sync(store: Path) -> int:
 
     if not wandb.login(prompt=False, verify=False):
         raise ValueError("nobody is logged in to W&B: run `wandb login`, or set WANDB_API_KEY")
-    failed = 0
-    for folder in offline_runs(store):
-        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-        failed += subprocess.run(command, check=False).returncode != 0  # noqa: S603
-    return 1 if failed else 0
+    command = [sys.executable, "-m", "wandb", "sync"]
+    done = [subprocess.run([*command, str(folder)], check=False) for folder in offline_runs(store)]  # noqa: S603
+    return int(any(upload.returncode for upload in done))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

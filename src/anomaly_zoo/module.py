@@ -176,9 +176,8 @@ class AnomalyModule(Rebuildable):
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction:  # type: ignore[override] # a NamedTuple
         """The prediction, from which a callback computes the metrics."""
         if not self.is_fitted:
-            raise RuntimeError(
-                f"This {type(self).__name__} is not adapted yet: fit it, or load a checkpoint saved after `fit` ended."
-            )
+            name = type(self).__name__
+            raise RuntimeError(f"This {name} is not adapted yet: fit it, or load a checkpoint saved after `fit` ended.")
         tiling: Tiling | None = getattr(self.trainer.datamodule, "tiling", None)  # type: ignore[attr-defined]
         prediction: Prediction = predict_tiles(self, batch.image, tiling) if tiling else self(batch.image)
         return prediction if batch.region is None else within_region(prediction, batch.region)

@@ -30,13 +30,8 @@ _PACKAGES = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "faiss
 def run(config: dict[str, Any], method: str, store: Path, cell: str = "") -> Result:
     """Adapts a method to the support of one category, scores its test split, and saves and returns what was measured.
 
-    Pictures and W&B's files go into the run's folder in the store beside its result.
-
-    Args:
-        config: resolved, see `config.resolve`.
-        method: its name in the results.
-        store: of the results.
-        cell: the hash of what decides the numbers, if the bench runs it.
+    `config` is resolved (see `config.resolve`); `method` is its name in the results; `cell` is the hash of what decides
+    the numbers, if the bench runs it. Pictures and W&B's files go into a folder beside the result.
 
     Raises:
         ValueError: scores that are not finite, and all that the configuration and the data can have wrong.

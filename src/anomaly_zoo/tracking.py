@@ -23,7 +23,6 @@ from anomaly_zoo.results import ImageScore, Result
 
 PROJECT = "anomaly_zoo"
 _RUN = ("dataset", "category", "method", "shots", "seed")
-_CONFIG = (*_RUN, "backbone", "config", "versions", "git")
 _FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 
 
@@ -104,7 +103,7 @@ def _start(folder: Path, known: Result, mode: str) -> Tracker:
         job_type=method,
         tags=[tag[:64] for tag in dict.fromkeys(tags)],  # W&B takes no longer ones
         save_dir=folder,
-        config={key: getattr(known, key) for key in _CONFIG},
+        config={key: getattr(known, key) for key in (*_RUN, "backbone", "config", "versions", "git")},
         mode=mode,
         reinit="finish_previous",
         settings=lean,

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """Images with what is known about them."""
 
     image: Float[Tensor, "b 3 h w"]  # RGB in [0, 1]; the backbone normalises, so that data never depends on a model
-    mask: Bool[Tensor, "b _ _"]  # of anomalous pixels, in the size in which maps are evaluated; else all False
+    mask: Bool[Tensor, "b _ _"]  # True where anomalous, in the size in which maps are evaluated; all False if unknown
     label: Bool[Tensor, " b"]  # True for an anomalous image
     path: list[str]  # of every image; its parent folder names the defect in the test split
     region: Bool[Tensor, "b h w"] | None = None  # where scores count; None: everywhere

@@ -83,13 +83,11 @@ def expand(methods: Iterable[str]) -> list[str]:
     found: list[str] = []
     for method in methods:
         name = method.removesuffix(":all")
-        if name == method:
-            found.append(method)
-            continue
-        find_method(name)
-        if not variants(name):
-            raise ValueError(f"{name} has no variants.")
-        found += [f"{name}:{variant}" for variant in variants(name)]
+        if name != method:
+            find_method(name)
+            if not variants(name):
+                raise ValueError(f"{name} has no variants.")
+        found += [f"{name}:{variant}" for variant in variants(name)] if name != method else [method]
     return list(dict.fromkeys(found))
 
 

@@ -99,8 +99,8 @@ class VisualizationCallback(L.Callback):
 def write_gallery(folder: Path, tiles: list[dict[str, Any]]) -> None:
     """Writes contact sheets, one tile below the other: `images.jpg`, `masks.png`, `maps.png`, and `index.json`.
 
-    Maps have 8 bits: 0 is `low` of the index and below, 255 is `high` and above, which are the quantiles 0.02 and 0.998
-    of these maps. The index is written last, so that where it is, the sheets are whole.
+    Maps have 8 bits: 0 is `low` of the index and below, 255 is `high` and above, which are their quantiles 0.02 and
+    0.998. The index is written last, so that where it is, the sheets are whole.
     """
     maps = np.stack([tile["map"] for tile in tiles])
     low, high = (float(value) for value in np.quantile(maps, [0.02, 0.998]))

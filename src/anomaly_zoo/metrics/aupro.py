@@ -5,8 +5,6 @@ of a test split into two numbers: the share of all normal pixels with a score of
 the share of a ground-truth region with such scores, averaged over all regions (per-region overlap). AUPRO is the area
 under the overlap as a function of the false-positive rate from 0 to a limit L, divided by L. Regions are the
 8-connected components of every image's mask; each weighs the same, however many pixels it has.
-
-The curve is not sampled: its overlap is a weighted sum over anomalous pixels, see `Counts.aupro`.
 """
 
 from collections.abc import Sequence
@@ -28,7 +26,6 @@ def aupro(
     """Area under the per-region overlap curve up to a false-positive rate of ``fpr_limit``, divided by ``fpr_limit``.
 
     The false-positive rate is over all normal pixels of all n images: pass a whole test split, normal images included.
-    Scores are finite, without any further range.
 
     Raises:
         ValueError: shapes, types or limit do not fit, a score is not finite, or no pixel is normal or none anomalous.
@@ -49,11 +46,6 @@ class AUPRO(Metric):
 
     Raises:
         ValueError: a limit that is not in (0, 1].
-
-    >>> metric = AUPRO(fpr_limit=1.0)
-    >>> metric.update(torch.tensor([[[9.0, 9.0, 1.0]]]), torch.tensor([[[True, True, False]]]))
-    >>> metric.compute()
-    tensor(1., dtype=torch.float64)
     """
 
     is_differentiable = False

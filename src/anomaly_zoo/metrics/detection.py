@@ -98,10 +98,8 @@ class DetectionMetrics(Metric):
         check_pair(anomaly_map, mask, num_dims=3)
         check_pair(image_score, label, num_dims=1)
         if not len(anomaly_map) == len(image_score) == len(defect):
-            raise ValueError(
-                "needs one map, one score and one defect per image, "
-                f"got {len(anomaly_map)} maps, {len(image_score)} scores and {len(defect)} defects"
-            )
+            counts = f"{len(anomaly_map)} maps, {len(image_score)} scores and {len(defect)} defects"
+            raise ValueError(f"needs one map, one score and one defect per image, got {counts}")
         if (mask.flatten(1).any(1) & ~label).any():
             raise ValueError("a normal image must have an all-False mask, got one with anomalous pixels")
         position: dict[str | None, int] = {None: NORMAL, **{name: i for i, name in enumerate(self.defects)}}

@@ -36,10 +36,8 @@ class Counts:
         """
         normal, anomalous = _select(scores, labels, anomalous=False), _select(scores, labels, anomalous=True)
         if not normal.size or not anomalous.size:
-            raise ValueError(
-                "needs at least one normal and one anomalous score, "
-                f"got {normal.size} normal and {anomalous.size} anomalous"
-            )
+            sizes = f"{normal.size} normal and {anomalous.size} anomalous"
+            raise ValueError(f"needs at least one normal and one anomalous score, got {sizes}")
         normal.sort()
         order = np.argsort(anomalous)
         anomalous = anomalous[order]
@@ -127,10 +125,8 @@ def to_images(state: Tensor | list[Tensor]) -> list[Shaped[np.ndarray, "_ _"]]:
 def check_pair(score: Tensor, label: Tensor, num_dims: int) -> None:
     """Raises a ValueError unless these are a float and a bool tensor of one shape with so many dimensions."""
     if score.shape != label.shape or score.ndim != num_dims:
-        raise ValueError(
-            f"scores and labels must have one shape of {num_dims} dimension(s), "
-            f"got {tuple(score.shape)} and {tuple(label.shape)}"
-        )
+        shapes = f"{tuple(score.shape)} and {tuple(label.shape)}"
+        raise ValueError(f"scores and labels must have one shape of {num_dims} dimension(s), got {shapes}")
     if not score.is_floating_point():
         raise ValueError(f"scores must be floating point, got {score.dtype}")
     if label.dtype != torch.bool:

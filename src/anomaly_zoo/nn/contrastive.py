@@ -76,8 +76,7 @@ def negative_pair_loss(
 ) -> Float[Tensor, ""]:
     """Synthetic negatives are pushed away: mean over all i, j of max(0, <z_i, z_negative_j> - margin).
 
-    The negative half of torch's `CosineEmbeddingLoss`, over all pairs; 0 if there is none. A margin of 0 asks for
-    orthogonality.
+    The negative half of torch's `CosineEmbeddingLoss`, over all pairs; 0 if there is none.
 
     Raises:
         ValueError: a margin out of range.

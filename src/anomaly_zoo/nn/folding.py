@@ -22,8 +22,8 @@ TOLERANCE = 1e-4  # of the norm of a feature map
 class Folded:
     """The folded copy of one network, made anew when the network has changed.
 
-    A batch norm is taken to follow the convolution that is registered right before it. Whether that holds is seen from
-    the features of the first images; if they differ, the network is used as it is.
+    A batch norm is taken to follow the convolution registered right before it. Whether that holds is seen from the
+    features of the first images; if they differ, the network is used as it is.
     """
 
     def __init__(self) -> None:

@@ -25,11 +25,10 @@ class Layers(nn.Module):
     The batch-norm statistics of a few images are useless: those of the pre-training stay while parameters are tuned.
     """
 
-    def __init__(self, model: Any, stages: list[int], num_channels: list[int]) -> None:
+    def __init__(self, model: Any, stages: list[int]) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.stages = stages
-        self.num_channels = num_channels
         self._folded = Folded()
         self.eval()
 
@@ -64,12 +63,9 @@ class Network(nn.Module):
     The trunk are a CNN's layers before the first stage. What they see is general, and their gradients cost much time:
     a method can train a copy of the tail alone, so that the trunk runs once for both.
 
-    Args:
-        name: a timm model name, for example "tf_efficientnet_lite0", "wide_resnet50_2", "vit_small_patch14_dinov2".
-        stages: indices into timm's feature maps (CNN: stages, ViT: blocks), and one more for the convolution of the
-            head where a CNN has one, see `trainable_tail`. By default the strides 8, 16 and 32 of a CNN, as far as the
-            weights reach, or the blocks at one half and five sixths of the depth of a ViT.
-        weights: "auto", "none", or the path of a file: see `load_weights`.
+    Stages are indices into timm's feature maps (CNN: stages, ViT: blocks), and one more for the convolution of the head
+    where a CNN has one. By default they are the strides 8, 16 and 32 of a CNN, as far as the weights reach, or the
+    blocks at one half and five sixths of the depth of a ViT.
 
     Raises:
         ValueError: an unknown name, a stage that the model does not have, or weights that cannot be loaded.
@@ -102,7 +98,7 @@ class Network(nn.Module):
         self._weights = weights
         self._prune(model)
         self.num_channels = [channels[stage] for stage in self.stages]
-        self.trunk_layers, self.tail = _split(Layers(model, self.stages, self.num_channels), channels)
+        self.trunk_layers, self.tail = _split(Layers(model, self.stages))
         self.register_buffer("mean", torch.tensor(model.pretrained_cfg["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.pretrained_cfg["std"]).view(3, 1, 1), persistent=False)
 
@@ -168,7 +164,7 @@ def stages_of(network: Callable[[Any], Stages], image: Float[Tensor, "b _ h w"] 
 
 
 @torch.no_grad()
-def _split(whole: Layers, channels: list[int]) -> tuple[Layers | None, Layers]:
+def _split(whole: Layers) -> tuple[Layers | None, Layers]:
     """The layers before the first stage, and the others, if the layers come one after the other."""
     model, first = whole.model, whole.stages[0]
     if not first or _is_vit(model):
@@ -181,8 +177,7 @@ def _split(whole: Layers, channels: list[int]) -> tuple[Layers | None, Layers]:
     for number, (name, module) in reversed(list(enumerate(modules))):  # what is inside of others first
         if number + sum(1 for _ in module.modules()) - 1 <= end:
             rest.set_submodule(name, nn.Identity())
-    early = Layers(trunk, list(range(first)), channels[:first])
-    tail = Layers(rest, whole.stages, whole.num_channels)
+    early, tail = Layers(trunk, list(range(first))), Layers(rest, whole.stages)
     image = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
     try:
         same = agree(whole.features(model, image), tail.features(rest, early.features(trunk, image)[-1]))

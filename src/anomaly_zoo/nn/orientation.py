@@ -24,8 +24,8 @@ def find_orientations(backbone: nn.Module, image: Float[Tensor, "k v 3 h w"], pa
     Every image, upright, is compared with all others in each orientation: the mean distance of its patches to the
     nearest ones, divided by that to the others upright, averaged over the stages. Up to `TOLERANCE` counts as near.
 
-    The images are k normal ones or tiles, each in v orientations: first the v / 2 symmetries of its shape. `path` has
-    the file that each of the k stems from; a single file gives the symmetries.
+    The images are k normal ones or tiles, each in v orientations: first the v / 2 symmetries of their shape. `path` is
+    the file that each of the k stems from; a single one gives the symmetries.
     """
     owner = [path.index(name) for name in path]
     if len(set(owner)) == 1:

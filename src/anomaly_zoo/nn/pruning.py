@@ -1,8 +1,7 @@
 """Structured pruning of a backbone: channels are taken out of its hidden layers.
 
-torch-pruning removes the channels; its dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to
-lose a channel together. The widths of the stages stay, so that the features of a pruned student can be compared with
-those of its teacher without an adapter (ours).
+torch-pruning removes them; its dependency graph (DepGraph, Fang et al., CVPR 2023) says which layers have to lose a
+channel together. The widths of the stages stay, so that a student's features can be compared with its teacher's (ours).
 """
 
 import warnings

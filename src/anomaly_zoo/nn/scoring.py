@@ -53,7 +53,6 @@ class Scorer(nn.Module):
         if not any(group.patch or group.image for group in groups):
             raise ValueError("The method measures details alone: without a memory there is no image score.")
         self.unit = torch.stack([d.mean() for group in groups for d in group.all()]).clamp(min=MIN_UNIT)
-        self.peak_unit = self.unit.new_ones(len(groups))
         peaks = [self.pool(mean_map(group.patch)).mean() if group.patch else 1.0 for group in self._in_units(groups)]
         self.peak_unit = self.unit.new_tensor([float(value) for value in peaks]).clamp(min=MIN_UNIT)
 

@@ -25,10 +25,9 @@ _VISIBLE = 0.02  # a change of this mean size, in a range of 1, counts as a defe
 def cut_paste(image: Images, generator: Generator) -> Negatives:
     """Pastes a rectangle from elsewhere in the image, colour-jittered: misplaced parts (CutPaste, section 2.1).
 
-    As in the paper, the rectangle covers 2 to 15 % of the image with an aspect ratio of 0.3 to 3.3 (relative to that of
-    the image). Where the result looks like the original it is also darkened or brightened.
-
-    The masks are never empty, at most 35 % of the image, and outside of them no pixel changes.
+    As in the paper, it covers 2 to 15 % of the image with an aspect ratio of 0.3 to 3.3 (relative to that of the
+    image). Where the result looks like the original it is also darkened or brightened. Masks are never empty and at
+    most 35 % of the image; outside of them no pixel changes.
 
     Raises:
         ValueError: the image has fewer than 16 pixels a side.

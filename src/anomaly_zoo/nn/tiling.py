@@ -28,11 +28,9 @@ class Tiling:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        if not 1 <= self.tile_px <= min(self.shape):
-            height, width = self.shape
-            raise ValueError(
-                f"tile_px is {self.tile_px}, images have {width}x{height} pixels: choose 1 to {min(self.shape)}"
-            )
+        (height, width), largest = self.shape, min(self.shape)
+        if not 1 <= self.tile_px <= largest:
+            raise ValueError(f"tile_px is {self.tile_px}, images have {width}x{height} pixels: choose 1 to {largest}")
         if not 0 <= self.overlap_px < self.tile_px:
             raise ValueError(f"overlap_px is {self.overlap_px}: choose 0 to {self.tile_px - 1}, less than tile_px")
 
