@@ -1,8 +1,7 @@
 """Compares methods from the results store: `python -m anomaly_zoo.compare [RESULTS]`. Needs neither torch nor a GPU.
 
-One straight line: `runs.frame` (a row per run) -> `summary` (a row per method and group) -> `significance` (how sure)
--> `tables` -> `writers`, or a report. Runs whose protocol differs (backbone, data options, precision, or other support
-images with the same seed) never share a table. `--format json` prints what `summarise` returns, see `summary.Summary`.
+`runs.frame` (a row per run) -> `summary` (a row per method and group) -> `significance` (how sure) -> `tables` ->
+`writers`, or a report. Runs of different protocols never share a table.
 """
 
 import argparse

@@ -10,17 +10,12 @@ from anomaly_zoo.yaml_files import name_in_results
 
 
 def commands(
-    results: Sequence[Result],
-    store: Path,
-    methods: Iterable[str],
-    datasets: Sequence[str] = (),
-    shots: Sequence[int] = (),
-    seeds: Sequence[int] = (),
-) -> Iterator[list[str]]:
+    results: Sequence[Result], store: Path, methods: Iterable[str],
+    datasets: Sequence[str] = (), shots: Sequence[int] = (), seeds: Sequence[int] = (),
+) -> Iterator[list[str]]:  # fmt: skip
     """The arguments of `bench` for every missing part of the grid methods x categories x shots x seeds.
 
-    The grid is what the store holds and the options ask for. What exists decides the dataset's folder, the backbone,
-    its weights and the image size. An empty store is filled with `bench`'s own choices.
+    The grid is what the store holds and the options ask for; what exists decides folders, backbone and image size.
     """
     if store.is_file():
         raise ValueError(f"{store} is a file of kept results: new runs need a folder. It can only be read.")

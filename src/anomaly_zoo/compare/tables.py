@@ -1,6 +1,6 @@
 """The comparison as tables: what stands where, before anyone decides how it is drawn (`writers.py`)."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -55,8 +55,7 @@ def scores(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[
 
 def kept_step_0(rows: Iterable[Summary]) -> list[str]:
     """Says in how many runs a method trained, and yet kept the weights from before. A run may be in one row only."""
-    kept: dict[str, int] = defaultdict(int)
-    trained: dict[str, int] = defaultdict(int)
+    kept, trained = Counter[str](), Counter[str]()
     for row in rows:
         kept[row["method"]] += row["kept_step_0"]
         trained[row["method"]] += row["trained"]

@@ -1,7 +1,4 @@
-"""Test images, ground truth and the anomaly maps of all methods side by side, worst misses first.
-
-The pictures are those that `callbacks/visualization.py` left beside every result: the same images whatever the method.
-"""
+"""Test images, ground truth and the anomaly maps of all methods side by side, from beside their results."""
 
 import base64
 import io
@@ -76,11 +73,7 @@ def rows(store: Path, runs: dict[str, Result], num_rows: int) -> list[Row]:
 
 
 def shares(run: Result) -> dict[str, float]:
-    """For every image the share of images of the other kind that lie on the wrong side of it: 0 is faultless.
-
-    That is for an anomalous image the normal ones that score at least as high, for a normal image the anomalous ones
-    that score no higher; a tie counts half.
-    """
+    """For every image the share of images of the other kind on its wrong side (0 is faultless); ties count half."""
     label = np.array([image["label"] for image in run.images], dtype=bool)
     wrong = 1 - placements(np.array([[image["score"] for image in run.images]], dtype=np.float64), label)
     found = np.zeros(len(label))
@@ -115,9 +108,8 @@ def _sheet(file: Path, size: tuple[int, int], count: int) -> np.ndarray:
         pixels = np.asarray(picture)
     height, width = size
     if pixels.shape[:2] != (height * count, width):
-        raise ValueError(
-            f"{file.name} is {pixels.shape[1]} x {pixels.shape[0]}, not {count} tiles of {width} x {height}"
-        )
+        has = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise ValueError(f"{file.name} is {has}, not {count} tiles of {width} x {height}")
     return np.asarray(pixels.reshape(count, height, width, *pixels.shape[2:]))
 
 
