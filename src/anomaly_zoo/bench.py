@@ -110,7 +110,6 @@ def _bench(grids: Sequence[argparse.Namespace], console: Console, tables: bool) 
 
 
 def _choose_datasets(names: Sequence[str] | None, roots: Sequence[Path] | None, console: Console) -> dict[str, Path]:
-    """The folder of every dataset, by name."""
     if names and roots and len(names) != len(roots):
         raise ValueError(f"--dataset has {len(names)} names, --root {len(roots)} folders: give one for each.")
     both = list(zip_longest(names or [], roots or [])) or [(None, None)]
@@ -127,9 +126,8 @@ def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tu
     mvtec = Path(os.environ.get("MVTEC_ROOT") or "datasets/mvtec_ad")
     if name is None:
         name = "mvtec_ad" if os.environ.get("MVTEC_ROOT") or mvtec.is_dir() else "elpv"
-        console.print(
-            f"Dataset {name}. For another: --root FOLDER in the MVTec layout (make: ROOT=), or set MVTEC_ROOT."
-        )
+        hint = "--root FOLDER in the MVTec layout (make: ROOT=), or set MVTEC_ROOT"
+        console.print(f"Dataset {name}. For another: {hint}.")
     root = mvtec if name == "mvtec_ad" else Path("datasets") / name
     if name == "elpv":
         from anomaly_zoo.data.prepare import elpv
@@ -141,7 +139,6 @@ def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tu
 
 
 def _cells(options: argparse.Namespace, roots: dict[str, Path]) -> list[Cell]:
-    """All cells, method by method and backbone by backbone."""
     chosen = {"backbone.weights": options.weights, "data.image_size": options.image_size}
     fixed = [f"--{key}={value}" for key, value in chosen.items() if value is not None]
     backbones = list(dict.fromkeys(options.backbone or [None]))

@@ -115,8 +115,7 @@ def _chosen(options: argparse.Namespace) -> DataFrame:
         where = "" if str(options.results) == "results" else f" RESULTS={shlex.quote(str(options.results))}"
         make = f"`make bench METHOD={method} SHOTS={shots}{where}`"
         raise ValueError(f"no {what} in {options.results}: fill it with {make}, or pass --run to do that first")
-    runs = frame(chosen, options.baseline)
-    return with_protocol(runs, options.protocol, options.baseline)
+    return with_protocol(frame(chosen, options.baseline), options.protocol, options.baseline)
 
 
 def _shown(runs: DataFrame, options: argparse.Namespace) -> str:

@@ -10,9 +10,13 @@ from anomaly_zoo.yaml_files import name_in_results
 
 
 def commands(
-    results: Sequence[Result], store: Path, methods: Iterable[str],
-    datasets: Sequence[str] = (), shots: Sequence[int] = (), seeds: Sequence[int] = (),
-) -> Iterator[list[str]]:  # fmt: skip
+    results: Sequence[Result],
+    store: Path,
+    methods: Iterable[str],
+    datasets: Sequence[str] = (),
+    shots: Sequence[int] = (),
+    seeds: Sequence[int] = (),
+) -> Iterator[list[str]]:
     """The arguments of `bench` for every missing part of the grid methods x categories x shots x seeds.
 
     The grid is what the store holds and the options ask for; what exists decides folders, backbone and image size.
@@ -51,8 +55,7 @@ def _protocol(run: Result) -> list[str]:
     root = data.get("root")
     options = {
         "--dataset": run.dataset,
-        # Where bench looks anyway, and puts an embedded dataset that is not there yet
-        "--root": None if root == f"datasets/{run.dataset}" else root,
+        "--root": None if root == f"datasets/{run.dataset}" else root,  # bench looks there, or puts ELPV there, anyway
         "--backbone": backbone.get("name"),
         "--weights": backbone.get("weights"),
         "--image-size": data.get("image_size"),

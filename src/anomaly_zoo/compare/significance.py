@@ -183,7 +183,7 @@ def rankings(runs: pd.DataFrame, baseline: str = BASELINE) -> list[RankTable]:
 
 
 def _scores(runs: pd.DataFrame) -> dict[Category, Scores]:
-    """Of one protocol and number of shots, in categories with two images of each kind, the same in all runs."""
+    """In categories with two images of each kind; runs with other images than a category's first run are left out."""
     found: dict[Category, Scores] = {}
     paths: dict[Category, list[str]] = {}
     for run in runs.loc[runs["n"] == 1, "result"]:

@@ -73,9 +73,10 @@ def _parts(runs: pd.DataFrame, by: By) -> list[pd.DataFrame]:
 def _defects(runs: pd.DataFrame) -> pd.DataFrame:
     """A row per run and defect: the scores of the defect's images against all normal ones. No costs."""
     every: Any = runs[COLUMNS].to_dict("records")
-    return pd.DataFrame(
+    found: pd.DataFrame = pd.DataFrame(
         {**run, "defect": defect, **scores} for run in every for defect, scores in run["result"].per_defect.items()
     )
+    return found
 
 
 def _averages(runs: pd.DataFrame) -> pd.DataFrame:
@@ -117,7 +118,6 @@ def _summaries(runs: pd.DataFrame, baseline: str) -> Iterator[Summary]:
 
 
 def _statistics(runs: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, Statistic]]:
-    """For every group the statistic of each metric that has a value."""
     names = measured(runs)
     groups = runs.groupby(KEYS)[names]
     counted = groups.count()

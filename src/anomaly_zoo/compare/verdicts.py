@@ -1,7 +1,7 @@
 """Does a claim hold on another product and another support? Intervals over categories, and verdicts.
 
-Another product and another support bring other categories, seeds and test images. All three are in how far the means of
-categories lie apart, so the interval of a mean difference is Student's t over these means.
+Another product and support bring other categories, seeds and test images; all are in how far the means of categories
+lie apart, so the interval of a mean difference is Student's t over these means.
 
 A claim is a set of bounds that all have to hold (an intersection-union test, Berger 1982); equality within a margin is
 two bounds for each pair (two one-sided tests, Schuirmann 1987). Claims of one paper share Holm's correction.

@@ -82,12 +82,9 @@ def latex(tables: Iterable[Table]) -> str:
     for table in tables:
         columns = [name.translate(_LATEX) for name in table.columns]
         rows = pd.DataFrame(_marked(table, marks, _LATEX), columns=columns)
-        drawn = rows.style.hide(axis="index").to_latex(
-            column_format=f"l{'r' * (len(table.columns) - 1)}",
-            position_float="centering",
-            hrules=True,
-            caption=((f"{table.note}. " if table.note else "") + table.title).translate(_LATEX),
-        )
+        style, form = rows.style.hide(axis="index"), f"l{'r' * (len(table.columns) - 1)}"
+        caption = ((f"{table.note}. " if table.note else "") + table.title).translate(_LATEX)
+        drawn = style.to_latex(column_format=form, position_float="centering", hrules=True, caption=caption)
         below = "".join(rf"\par{{\footnotesize {text.translate(_LATEX)}}}" + "\n" for text in table.below)
         parts.append(drawn.replace(r"\end{table}", below + r"\end{table}"))
     return "\n".join(parts)

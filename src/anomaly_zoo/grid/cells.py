@@ -79,13 +79,8 @@ def _images_fingerprint(folder: str) -> str:
 
 def _weights_fingerprint(weights: str) -> str:
     """The content of a file; `auto` and `none` stand for themselves."""
-    if not Path(weights).is_file():
-        return weights
-    digest = hashlib.sha256()
-    with Path(weights).open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    file = Path(weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
 
 
 def grid(
@@ -182,7 +177,6 @@ def _categories(root: Path, wanted: Sequence[str], alone: bool) -> list[str]:
 
 
 def _deciding(config: Config) -> Config:
-    """The configuration without what cannot change a score."""
     return {
         part: {key: value for key, value in values.items() if key not in _CANNOT_CHANGE_A_SCORE.get(part, ())}
         if isinstance(values, dict)

@@ -126,7 +126,6 @@ def _last_words(exit_code: int) -> str:
 
 
 def _work(pipe: "Connection[Answer, Cell]", threads: int, variables: Mapping[str, str]) -> None:
-    """A worker: runs cells until the pipe ends."""
     os.environ.update(variables)  # before torch is imported, unless it was forked with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it was spawned
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -36,9 +36,8 @@ class RayCluster:
             _require_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self._per_run = {"CPU": float(threads)} | ({"GPU": gpu_share} if gpu_share else {})
-        self._task: Any = ray.remote(_run).options(
-            num_cpus=threads, num_gpus=gpu_share, max_retries=0, scheduling_strategy="SPREAD"
-        )
+        how: Any = {"num_cpus": threads, "num_gpus": gpu_share, "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        self._task: Any = ray.remote(_run).options(**how)
         self._threads = threads
         self._running: dict[Any, Cell] = {}
 

@@ -127,7 +127,5 @@ def lock_of(cell: Cell) -> BaseFileLock | None:
 
 def _refuse_other_settings(cell: Cell, result: Result) -> None:
     if keys := conflicts(result, cell):
-        raise ValueError(
-            f"{cell.path} was made with other settings ({', '.join(keys)}). "
-            "Keep both with another --results folder, or replace it with --force."
-        )
+        what = f"{cell.path} was made with other settings ({', '.join(keys)})"
+        raise ValueError(f"{what}. Keep both with another --results folder, or replace it with --force.")

@@ -117,16 +117,8 @@ def _bars(
 def _plot(
     traces: list[go.Scatter], x: str | None, y: str | None, x_axis: dict[str, Any], y_axis: dict[str, Any] | None = None
 ) -> go.Figure:
-    return go.Figure(
-        traces,
-        go.Layout(
-            xaxis={**x_axis, "title": x},
-            yaxis={**(y_axis or {}), "title": y},
-            template="none",
-            paper_bgcolor="rgba(0,0,0,0)",
-            plot_bgcolor="rgba(0,0,0,0)",
-            margin=_MARGIN,
-            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},  # above, where it meets no title
-            hovermode="closest",
-        ),
-    )
+    axes: dict[str, Any] = {"xaxis": {**x_axis, "title": x}, "yaxis": {**(y_axis or {}), "title": y}}
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}  # above, where it meets no title
+    clear: dict[str, Any] = dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "rgba(0,0,0,0)")
+    layout = go.Layout(template="none", margin=_MARGIN, legend=legend, hovermode="closest", **clear, **axes)
+    return go.Figure(traces, layout)

@@ -66,10 +66,14 @@ def rows(store: Path, runs: dict[str, Result], num_rows: int) -> list[Row]:
         have = {method: found[name] for method, found in tiles.items() if name in found and name in misses[method]}
         if have:
             entries.append((-float(np.mean([misses[method][name] for method in have])), name, have))
-    return [
-        _row(name, have, {method: misses[method].get(name, 0.0) for method in runs}, -miss)
-        for miss, name, have in sorted(entries, key=lambda entry: entry[:2])[:num_rows]
-    ]
+    found = []
+    for miss, name, have in sorted(entries, key=lambda entry: entry[:2])[:num_rows]:
+        tile, kind = next(iter(have.values())), name.split("/")[-2]
+        drawn = {method: _uri(heat(one)) for method, one in have.items()}
+        maps = [(method, drawn.get(method), misses[method].get(name, 0.0)) for method in runs]
+        truth = _uri(outlined(tile)) if tile.mask.any() else None
+        found.append(Row(name, "" if kind == "good" else kind, _uri(tile.image), truth, maps, -miss))
+    return found
 
 
 def shares(run: Result) -> dict[str, float]:
@@ -80,14 +84,6 @@ def shares(run: Result) -> dict[str, float]:
     if wrong.size:
         found[label], found[~label] = wrong.mean(axis=1), wrong.mean(axis=0)
     return dict(zip((image_key(image["path"]) for image in run.images), found.tolist(), strict=True))
-
-
-def _row(name: str, have: dict[str, Tile], shares: dict[str, float], miss: float) -> Row:
-    tile = next(iter(have.values()))
-    kind = name.split("/")[-2]
-    maps = [(method, _uri(heat(have[method])) if method in have else None, share) for method, share in shares.items()]
-    truth = _uri(outlined(tile)) if tile.mask.any() else None
-    return Row(name, "" if kind == "good" else kind, _uri(tile.image), truth, maps, miss)
 
 
 def outlined(tile: Tile) -> UInt8[np.ndarray, "h w 3"]:

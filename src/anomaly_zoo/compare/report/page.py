@@ -57,8 +57,8 @@ def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE)
 
 
 def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
-    """What follows from the runs, all of which succeeded."""
-    looks, shots = figures.looks(list(done["method"].unique())), main_shots(done)
+    shots = int(done["shots"].mode().max())  # the number with the most runs; the highest of equals
+    looks = figures.looks(list(done["method"].unique()))
     at_shots = done[done["shots"] == shots]
     rows, ranks = add_tests(summarise(done, baseline), done, baseline), rankings(done, baseline)
     pretty = partial(json.dumps, indent=2, sort_keys=True)
@@ -84,11 +84,6 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
         "versions": _versions(done["result"]),
         "support": sorted({(r.dataset, r.category, r.shots, r.seed, r.support["sha256"][:16]) for r in done["result"]}),
     }
-
-
-def main_shots(runs: pd.DataFrame) -> int:
-    """The number of shots with the most runs; the highest of equals."""
-    return int(runs["shots"].mode().max())
 
 
 def _best_first(at_shots: pd.DataFrame, baseline: str) -> list[tuple[Level, Comparison | None]]:
@@ -154,7 +149,6 @@ def _categories(runs: pd.DataFrame, store: Path, looks: dict[str, Look]) -> list
 
 
 def _claim_figures(claims: Iterable[Answer]) -> list[Figure]:
-    """One for every pair of rows that decides a claim."""
     return [
         Figure(
             figures.claim(pair, [answer.claim.border, *([answer.claim.margin] if answer.claim.equal else [])]),
