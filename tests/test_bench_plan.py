@@ -99,7 +99,7 @@ def test_what_was_checked_is_not_read_again(
         return refuse(path) if "test" in path.parts else read_image(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("anomaly_zoo.grid.preflight.read_image", refuse)
+        patch.setattr("anomaly_zoo.data.prepare.check.read_image", refuse)
         patch.setattr("anomaly_zoo.data.dataset.read_image", refuse_test_images)
         assert bench(root, "--force") == 0
         assert bench(root, "--seeds", "1") == 2  # another seed draws another support

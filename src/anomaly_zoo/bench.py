@@ -1,7 +1,4 @@
-"""`python -m anomaly_zoo.bench`: the grid method x dataset x category x shots x seed, on a laptop or on a cluster.
-
-Finished runs are skipped, a failing one is recorded and the rest goes on; the grid ends with a table.
-"""
+"""`python -m anomaly_zoo.bench`: the grid method x dataset x category x shots x seed, on a laptop or on a cluster."""
 
 import argparse
 import os
@@ -17,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
-from rich.markup import escape
 
 from anomaly_zoo.compare import print_table
 from anomaly_zoo.grid.cells import Cell, grid, remember
@@ -30,10 +26,7 @@ from anomaly_zoo.measures import BASELINE
 from anomaly_zoo.results import Result, load, load_all
 
 _RESUME = "The same command goes on where this one ended: finished runs are kept.\n"
-
-
-class _Terminated(SystemExit):
-    """SIGTERM, as a batch system sends it before it takes the machine away."""
+_TERMINATED = 128 + signal.SIGTERM  # which a batch system sends before it takes the machine away
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,10 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fill(commands: Sequence[list[str]]) -> int:
-    """Runs the grids of several commands as one, on the engine of the first; returns what `main` does.
-
-    It prints no tables, and all that it says of runs goes to stderr: stdout is the caller's.
-    """
+    """Runs the grids of several commands as one, on the first's engine, as `main` does; prints no tables, to stderr."""
     grids = [parse(command) for command in commands]
     if not grids:
         return 0
@@ -58,12 +48,10 @@ def _to_the_end(grids: Sequence[argparse.Namespace], tables: bool = True) -> int
     before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     try:
         return _bench(grids, Console(highlight=False, soft_wrap=True), tables)
-    except _Terminated:
-        sys.stderr.write(f"Terminated. {_RESUME}")
-        return 128 + signal.SIGTERM
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        sys.stderr.write(f"Interrupted. {_RESUME}")
-        return 128 + signal.SIGINT
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+        terminated = isinstance(error, SystemExit) and error.code == _TERMINATED
+        sys.stderr.write(f"{'Terminated' if terminated else 'Interrupted'}. {_RESUME}")
+        return _TERMINATED if terminated else 128 + signal.SIGINT
     except OSError as error:
         full = error.errno in DISK_FULL
         sys.stderr.write(f"error: the disk is full: {error}\n{_RESUME}" if full else f"error: {error}\n")
@@ -77,7 +65,7 @@ def _to_the_end(grids: Sequence[argparse.Namespace], tables: bool = True) -> int
 
 
 def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+    raise SystemExit(_TERMINATED)
 
 
 def _bench(grids: Sequence[argparse.Namespace], console: Console, tables: bool) -> int:
@@ -113,12 +101,15 @@ def _bench(grids: Sequence[argparse.Namespace], console: Console, tables: bool) 
         results |= run_and_show(schedule, console, Estimate(past))
     for store in dict.fromkeys(cell.store for cell in cells if tables):
         here = [cell for cell in cells if cell.store == store]
-        print_table([results[cell.path] for cell in here] + _baseline(here))
-    return _report_failed([cell for cell in cells if results[cell.path].status == "failed"], results, console)
+        beside = {replace(cell, method=BASELINE).path for cell in here} - {cell.path for cell in here}
+        print_table([results[cell.path] for cell in here] + [load(path) for path in sorted(beside) if path.is_file()])
+    failed = sum(result.status == "failed" for result in results.values())
+    if failed:
+        console.print(f"\n[bold red]{failed} of {len(results)} runs failed.[/] The same command runs them again.")
+    return 1 if failed else 0
 
 
 def _choose_datasets(names: Sequence[str] | None, roots: Sequence[Path] | None, console: Console) -> dict[str, Path]:
-    """The folder of every dataset, by name."""
     if names and roots and len(names) != len(roots):
         raise ValueError(f"--dataset has {len(names)} names, --root {len(roots)} folders: give one for each.")
     both = list(zip_longest(names or [], roots or [])) or [(None, None)]
@@ -135,9 +126,8 @@ def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tu
     mvtec = Path(os.environ.get("MVTEC_ROOT") or "datasets/mvtec_ad")
     if name is None:
         name = "mvtec_ad" if os.environ.get("MVTEC_ROOT") or mvtec.is_dir() else "elpv"
-        console.print(
-            f"Dataset {name}. For another: --root FOLDER in the MVTec layout (make: ROOT=), or set MVTEC_ROOT."
-        )
+        hint = "--root FOLDER in the MVTec layout (make: ROOT=), or set MVTEC_ROOT"
+        console.print(f"Dataset {name}. For another: {hint}.")
     root = mvtec if name == "mvtec_ad" else Path("datasets") / name
     if name == "elpv":
         from anomaly_zoo.data.prepare import elpv
@@ -149,7 +139,6 @@ def _choose_dataset(name: str | None, root: Path | None, console: Console) -> tu
 
 
 def _cells(options: argparse.Namespace, roots: dict[str, Path]) -> list[Cell]:
-    """All cells, method by method and backbone by backbone."""
     chosen = {"backbone.weights": options.weights, "data.image_size": options.image_size}
     fixed = [f"--{key}={value}" for key, value in chosen.items() if value is not None]
     backbones = list(dict.fromkeys(options.backbone or [None]))
@@ -188,30 +177,13 @@ def _engine(cells: Sequence[Cell], past: Sequence[Result], options: argparse.Nam
 
 
 def _shares(cells: Sequence[Cell], past: Sequence[Result], options: argparse.Namespace) -> tuple[int, int]:
-    """Runs at once and threads of each, for the local pool.
+    """Runs at once and threads of each, for the local pool; as the whole grid says, finished or not.
 
-    It is the whole grid that counts, finished or not: the last bits of a score depend on the number of threads, and a
-    resumed grid has the scores of one that was never stopped.
+    For the last bits of a score depend on the number of threads, and a resumed grid has those of one never stopped.
     """
     names = {cell.method for cell in cells}
     mib = max((float(run.resources.get("peak_rss_mib", 0)) for run in past if run.method in names), default=0)
     return share(len(cells), mib or DEFAULT_RUN_MIB, options.workers, options.threads, gpus(), options.gpus or 1.0)
-
-
-def _report_failed(failed: Sequence[Cell], results: dict[Path, Result], console: Console) -> int:
-    """Says of every failed cell why, and where the rest is written; returns the exit code."""
-    if failed:
-        console.print(f"\n[bold red]{len(failed)} of {len(results)} runs failed.[/] The same command runs them again.")
-    for cell in failed:
-        reason = (results[cell.path].error or "").splitlines()[-1]
-        console.print(f"{escape(cell.name)}: {escape(reason)}\n  log: {escape(str(cell.log_path))}")
-    return 1 if failed else 0
-
-
-def _baseline(cells: Sequence[Cell]) -> list[Result]:
-    """The baseline's results for the same runs, where the store holds them."""
-    paths = {replace(cell, method=BASELINE).path for cell in cells} - {cell.path for cell in cells}
-    return [load(path) for path in sorted(paths) if path.is_file()]
 
 
 def _place(cell: Cell) -> str:

@@ -1,7 +1,4 @@
-"""`python -m anomaly_zoo.claims`: runs what the claims of the papers need, and says which of them hold.
-
-The claims are in configs/claims.yaml. What is missing runs through the bench; `compare/verdicts.py` has the statistics.
-"""
+"""`python -m anomaly_zoo.claims`: runs what configs/claims.yaml needs through the bench, and says which claims hold."""
 
 import argparse
 import sys
@@ -15,7 +12,6 @@ from anomaly_zoo.compare.paper_claims import Claim, read
 from anomaly_zoo.grid.options import Parser, add_where
 from anomaly_zoo.results import Result, load_all
 
-_FORMATS = ("text", "json", "md", "latex", "csv")
 _PASSED_ON = ("backbone", "weights", "image_size", "engine", "workers", "threads", "gpus", "address", "retries")
 _LEGEND = (
     "interval: 95 %, Student's t over the means of n categories x seeds; verdicts are corrected over a paper's claims",
@@ -57,7 +53,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--protocol", nargs="+", default=[], metavar="KEY=VALUE", help="only runs with data.image_size=256, say (all)")
     add("--no-run", action="store_true", help="read finished runs only")
     add("--dry-run", action="store_true", help="print what would run and how long it should take")
-    add("--format", choices=_FORMATS, default="text", help="json, csv: everything at full precision (text)")
+    add(
+        "--format",
+        choices=["text", "json", "md", "latex", "csv"],
+        default="text",
+        help="json, csv: full precision (text)",
+    )
     add_where(parser)
     return parser.parse(arguments)
 
@@ -84,7 +85,6 @@ def _chosen(options: argparse.Namespace) -> list[Result]:
 
 
 def _show(results: list[Result], claims: dict[str, Claim], asked: list[str], options: argparse.Namespace) -> None:
-    """Prints the verdicts."""
     from anomaly_zoo.compare import answers, writers  # here, since pandas takes long to import
     from anomaly_zoo.compare.runs import frame, with_protocol
     from anomaly_zoo.compare.tables import Entry

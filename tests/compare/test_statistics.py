@@ -6,11 +6,12 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from scipy import optimize, stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from anomaly_zoo.compare.statistics import (
     Spread,
     auroc_interval,
+    curves,
     delong,
     difference_interval,
     holm,
@@ -229,3 +230,16 @@ def test_holm_is_that_of_statsmodels() -> None:
         p_values = (rng.random(size) ** 3).round(3)
         assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("decimals", [0, 9])
+def test_curves_are_scikit_learns(decimals: int) -> None:
+    rng = np.random.default_rng(9)
+    label = rng.random(80) < 0.4
+    score = (rng.normal(size=80) + label).round(decimals)
+    false, recall, precise = curves(score, label)
+    expected_false, expected_true, _ = roc_curve(label, score, drop_intermediate=False)
+    np.testing.assert_allclose([false, recall], [expected_false[1:], expected_true[1:]])
+    # which adds a last point that no threshold has
+    expected = [values[::-1][1:] for values in precision_recall_curve(label, score)[:2]]
+    np.testing.assert_allclose([precise, recall], expected)

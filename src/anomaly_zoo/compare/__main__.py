@@ -1,8 +1,7 @@
 """Compares methods from the results store: `python -m anomaly_zoo.compare [RESULTS]`. Needs neither torch nor a GPU.
 
-One straight line: `runs.frame` (a row per run) -> `summary` (a row per method and group) -> `significance` (how sure)
--> `tables` -> `writers`, or a report. Runs whose protocol differs (backbone, data options, precision, or other support
-images with the same seed) never share a table. `--format json` prints what `summarise` returns, see `summary.Summary`.
+`runs.frame` (a row per run) -> `summary` (a row per method and group) -> `significance` (how sure) -> `tables` ->
+`writers`, or a report. Runs of different protocols never share a table.
 """
 
 import argparse
@@ -116,8 +115,7 @@ def _chosen(options: argparse.Namespace) -> DataFrame:
         where = "" if str(options.results) == "results" else f" RESULTS={shlex.quote(str(options.results))}"
         make = f"`make bench METHOD={method} SHOTS={shots}{where}`"
         raise ValueError(f"no {what} in {options.results}: fill it with {make}, or pass --run to do that first")
-    runs = frame(chosen, options.baseline)
-    return with_protocol(runs, options.protocol, options.baseline)
+    return with_protocol(frame(chosen, options.baseline), options.protocol, options.baseline)
 
 
 def _shown(runs: DataFrame, options: argparse.Namespace) -> str:

@@ -19,8 +19,7 @@ def commands(
 ) -> Iterator[list[str]]:
     """The arguments of `bench` for every missing part of the grid methods x categories x shots x seeds.
 
-    The grid is what the store holds and the options ask for. What exists decides the dataset's folder, the backbone,
-    its weights and the image size. An empty store is filled with `bench`'s own choices.
+    The grid is what the store holds and the options ask for; what exists decides folders, backbone and image size.
     """
     if store.is_file():
         raise ValueError(f"{store} is a file of kept results: new runs need a folder. It can only be read.")
@@ -56,8 +55,7 @@ def _protocol(run: Result) -> list[str]:
     root = data.get("root")
     options = {
         "--dataset": run.dataset,
-        # Where bench looks anyway, and puts an embedded dataset that is not there yet
-        "--root": None if root == f"datasets/{run.dataset}" else root,
+        "--root": None if root == f"datasets/{run.dataset}" else root,  # bench looks there, or puts ELPV there, anyway
         "--backbone": backbone.get("name"),
         "--weights": backbone.get("weights"),
         "--image-size": data.get("image_size"),

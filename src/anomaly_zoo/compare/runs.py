@@ -43,8 +43,8 @@ def _text(protocol: dict[str, Any]) -> str:
 def frame(results: Sequence[Result], baseline: str = BASELINE) -> pd.DataFrame:
     """One row per run, those of the baseline first: the columns `COLUMNS`, then one for every score and cost.
 
-    The protocol's `support` is `shared`, or the start of the hash of the support list where a run adapted to other
-    images than the baseline (without it: the first method) did with the same seed.
+    The protocol's `support` is `shared`, or the start of the support list's hash where it is not that of the baseline
+    (without it: the first method) with the same seed.
     """
     supports: dict[tuple[str, str, int, int], str] = {}
     protocols: dict[str, Protocol] = {}
@@ -101,10 +101,8 @@ def only_protocol(runs: pd.DataFrame, what: str) -> Protocol:
     notes = protocol_notes(sorted(runs["protocol"].unique()))
     if len(notes) > 1:
         which = "; ".join(note.partition(": ")[2] for note in notes.values())
-        raise ValueError(
-            f"these runs are of {len(notes)} protocols, which must not share {what}: {which}. "
-            "Choose one with --protocol KEY=VALUE."
-        )
+        said = f"these runs are of {len(notes)} protocols, which must not share {what}: {which}"
+        raise ValueError(f"{said}. Choose one with --protocol KEY=VALUE.")
     return next(iter(notes))
 
 

@@ -1,8 +1,4 @@
-"""How sure the summary is, from the scores of single test images: by how much, how surely, and in what order.
-
-`add_tests` sets every method beside the baseline on the same test images; `levels` says how sure a method's own AUROC
-is; `rankings` ranks all methods over the categories. The mathematics is in `statistics.py`.
-"""
+"""How sure the summary is, from the scores of single test images. The mathematics is in `statistics.py`."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -81,10 +77,9 @@ class Scores(NamedTuple):
 
 
 def add_tests(summary: Sequence[Summary], runs: pd.DataFrame, baseline: str = BASELINE) -> list[Compared]:
-    """The rows of a summary, each with a `test` if its method and the baseline can be compared there.
+    """The rows of a summary, each with a `test` if its method and the baseline share seeds and test images there.
 
-    That needs the same seeds, the same test images, and two images of each kind. Averages are over the categories in
-    which every method that can be compared at all can be.
+    Averages are over the categories in which every method that can be compared at all can be.
     """
     groups = runs.groupby(["protocol", "shots"])
     testers: dict[Any, Any] = {key: _tester(_scores(group), baseline) for key, group in groups}
@@ -142,10 +137,7 @@ def _tester(scores: dict[Category, Scores], baseline: str) -> Callable[[Summary]
 
 
 def levels(runs: pd.DataFrame) -> list[Level]:
-    """Accuracy against shots, for every dataset and for all together; for runs of one protocol.
-
-    Over seeds that may differ in number; categories with fewer than two images of a kind are left out.
-    """
+    """Accuracy against shots, for every dataset and for all together, over any seeds; for runs of one protocol."""
     placed: dict[tuple[int, str], dict[Category, Scores]] = defaultdict(dict)
     for shots, group in runs.groupby("shots"):
         for category, scores in _scores(group).items():
@@ -158,10 +150,8 @@ def levels(runs: pd.DataFrame) -> list[Level]:
         spreads = dict(zip(common, (statistics.spread(mean, mean) for mean in means), strict=True))
         for dataset in dict.fromkeys([*(category[0] for category in common), *([ALL] if common else [])]):
             over = statistics.mean(part for category, part in spreads.items() if dataset in (category[0], ALL))
-            low, high = statistics.auroc_interval(over)
             count = sum(dataset in (category[0], ALL) for category in common)
-            mean = float(over.aurocs[0])
-            rows.append(Level(dataset, count, shots, method, mean, low, high))
+            rows.append(Level(dataset, count, shots, method, float(over.aurocs[0]), *statistics.auroc_interval(over)))
     return rows
 
 
@@ -193,10 +183,7 @@ def rankings(runs: pd.DataFrame, baseline: str = BASELINE) -> list[RankTable]:
 
 
 def _scores(runs: pd.DataFrame) -> dict[Category, Scores]:
-    """The scores in every category with two images of each kind, for runs of one protocol and number of shots.
-
-    The first run of a category says which images it has; those with other images are left out.
-    """
+    """In categories with two images of each kind; runs with other images than a category's first run are left out."""
     found: dict[Category, Scores] = {}
     paths: dict[Category, list[str]] = {}
     for run in runs.loc[runs["n"] == 1, "result"]:

@@ -65,9 +65,8 @@ def spread(first: Float[np.ndarray, "a n"], second: Float[np.ndarray, "a n"]) ->
     num_rows, num_columns = first.shape
     both = (first, second)
     aurocs = [float(matrix.mean()) for matrix in both]
-    rows, columns = (
-        [matrix.mean(axis=axis) - auroc for matrix, auroc in zip(both, aurocs, strict=True)] for axis in (1, 0)
-    )
+    rows = [matrix.mean(axis=1) - auroc for matrix, auroc in zip(both, aurocs, strict=True)]
+    columns = [matrix.mean(axis=0) - auroc for matrix, auroc in zip(both, aurocs, strict=True)]
 
     def covariance(a: int, b: int) -> float:
         """Rows and columns are drawn independently: a part for each, and one for what is neither (the interaction)."""
@@ -88,9 +87,8 @@ def spread(first: Float[np.ndarray, "a n"], second: Float[np.ndarray, "a n"]) ->
 
 def mean(spreads: Iterable[Spread]) -> Spread:
     """That of the mean AUROC over categories, each of which has its own images."""
-    aurocs, differences, covariances, degrees, linear, num_images = (
-        np.array(part) for part in zip(*spreads, strict=True)
-    )
+    parts = map(np.array, zip(*spreads, strict=True))
+    aurocs, differences, covariances, degrees, linear, num_images = parts
     count = len(aurocs)
     return Spread(
         aurocs.mean(axis=0),
@@ -98,7 +96,7 @@ def mean(spreads: Iterable[Spread]) -> Spread:
         covariances.sum(axis=0) / count**2,
         _satterthwaite(np.diagonal(covariances, axis1=1, axis2=2).clip(min=0), degrees),
         float(linear.sum()) / count**2,
-        (int(num_images[:, 0].sum()), int(num_images[:, 1].sum())),
+        tuple(num_images.sum(axis=0).tolist()),
     )
 
 
@@ -123,11 +121,7 @@ def auroc_interval(spread: Spread, method: int = 0) -> tuple[float, float]:
 
 
 def difference_interval(spread: Spread) -> tuple[float, float]:
-    """Paired bootstrap interval of the first method's AUROC less the second's.
-
-    Where the methods rank all images alike there is nothing to draw, and the interval is a point, unless both are
-    faultless.
-    """
+    """Paired bootstrap interval of the first AUROC less the second; a point where both rank all images alike."""
     (low_a, high_a), (low_b, high_b) = auroc_interval(spread, 0), auroc_interval(spread, 1)
     a, b = spread.aurocs.tolist()
     (var_a, covariance), (_, var_b) = spread.covariance.tolist()

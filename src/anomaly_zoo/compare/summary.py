@@ -42,14 +42,11 @@ class Summary(TypedDict):
 
 
 def summarise(runs: pd.DataFrame, baseline: str = BASELINE, by: By = "category") -> list[Summary]:
-    """Mean, spread and gain over `baseline` of every method in every group.
+    """Mean, spread and gain over `baseline` of every method in every group of the table of `runs.frame`.
 
-    Args:
-        runs: the table of `runs.frame`.
-        baseline: the method that gains refer to.
-        by: `category`: every category, then the average over those of a dataset. `dataset`: these averages (a single
-            category stands for itself), then the average over datasets. `defect`: every kind of defect. `shots`: the
-            average over all categories of all datasets, for every number of shots.
+    `by` `category`: every category, then the average over those of a dataset; `dataset`: these averages (a single
+    category stands for itself), then that over datasets; `defect`: every kind of defect; `shots`: the average over all
+    categories of all datasets, for every number of shots.
     """
     rows = [row for part in _parts(runs, by) if len(part) for row in _summaries(part, baseline)]
     return sorted(rows, key=lambda row: place(row))
@@ -75,19 +72,17 @@ def _parts(runs: pd.DataFrame, by: By) -> list[pd.DataFrame]:
 
 def _defects(runs: pd.DataFrame) -> pd.DataFrame:
     """A row per run and defect: the scores of the defect's images against all normal ones. No costs."""
+    every: Any = runs[COLUMNS].to_dict("records")
     found: pd.DataFrame = pd.DataFrame(
-        {**run, "defect": defect, **scores}
-        for run in runs[COLUMNS].to_dict("records")
-        for defect, scores in run["result"].per_defect.items()
+        {**run, "defect": defect, **scores} for run in every for defect, scores in run["result"].per_defect.items()
     )
     return found
 
 
 def _averages(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per method and seed: the mean over the categories that all methods have.
+    """A row per method and seed: the mean over the categories that all methods have; none for a single category.
 
-    All averages of a table are over the same categories: a seed or a metric that a method lacks in one of them is left
-    out. There are none where a dataset has a single category.
+    A seed or a metric that a method lacks in one of them is left out.
     """
     done = runs[(runs["n"] == 1) & (runs.groupby(_TABLE)["category"].transform("nunique") > 1)]
     num_methods = done.groupby(_TABLE)["method"].transform("nunique")
@@ -123,16 +118,15 @@ def _summaries(runs: pd.DataFrame, baseline: str) -> Iterator[Summary]:
 
 
 def _statistics(runs: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, Statistic]]:
-    """For every group the statistic of each metric that has a value."""
     names = measured(runs)
     groups = runs.groupby(KEYS)[names]
     counted = groups.count()
     tables = [table.to_numpy().tolist() for table in (groups.mean(), groups.std(), counted)]
     found = {}
-    for key, means, stds, counts in zip(counted.index, *tables, strict=True):
+    for key, *values in zip(counted.index, *tables, strict=True):
         found[key] = {
             name: Statistic(mean=mean, std=std, n=int(n)) if n > 1 else Statistic(mean=mean, n=int(n))
-            for name, mean, std, n in zip(names, means, stds, counts, strict=True)
+            for name, mean, std, n in zip(names, *values, strict=True)
             if n
         }
     return found

@@ -1,10 +1,10 @@
 """The comparison as tables: what stands where, before anyone decides how it is drawn (`writers.py`)."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +55,7 @@ def scores(rows: Sequence[Summary], baseline: str = BASELINE, metrics: Sequence[
 
 def kept_step_0(rows: Iterable[Summary]) -> list[str]:
     """Says in how many runs a method trained, and yet kept the weights from before. A run may be in one row only."""
-    kept: dict[str, int] = defaultdict(int)
-    trained: dict[str, int] = defaultdict(int)
+    kept, trained = Counter[str](), Counter[str]()
     for row in rows:
         kept[row["method"]] += row["kept_step_0"]
         trained[row["method"]] += row["trained"]
@@ -68,17 +67,11 @@ def evidence(rows: Sequence[Compared], baseline: str = BASELINE) -> Iterator[Tab
     groups = defaultdict(list)
     compared = [row for row in rows if "test" in row]
     for row in compared:
-        test = row["test"]
-        line = [
-            Entry(" ".join(filter(None, (row["category"], row["defect"])))),
-            Entry(row["method"]),
-            Entry(f"{test['difference']:+.3f}"),
-            Entry(interval_text(test["low"], test["high"])),
-            Entry(p_text(test["p_delong"])),
-            Entry(p_text(test["p_holm"]), 1 if test["p_holm"] < 0.05 else None),
-            Entry(str(test["images"])),
-        ]
-        groups[row["protocol"], row["dataset"], row["shots"]].append(line)
+        test, where = row["test"], " ".join(filter(None, (row["category"], row["defect"])))
+        interval, p_delong = interval_text(test["low"], test["high"]), p_text(test["p_delong"])
+        p_holm = Entry(p_text(test["p_holm"]), 1 if test["p_holm"] < 0.05 else None)
+        first = map(Entry, (where, row["method"], f"{test['difference']:+.3f}", interval, p_delong))
+        groups[row["protocol"], row["dataset"], row["shots"]].append([*first, p_holm, Entry(str(test["images"]))])
     notes = protocol_notes(row["protocol"] for row in compared)
     for (protocol, dataset, shots), lines in groups.items():
         title = f"image AUROC less {baseline}'s · {dataset} · shots={shots}"
@@ -90,8 +83,7 @@ def ranks(rankings: Sequence[RankTable], baseline: str = BASELINE) -> Iterator[T
     """A table per protocol, metric and shots: mean ranks over all categories, best first."""
     notes = protocol_notes(table["protocol"] for table in rankings)
     for table in rankings:
-        ordered = sorted(table["mean_ranks"].items(), key=itemgetter(1))
-        lines = []
+        ordered, lines = sorted(table["mean_ranks"].items(), key=itemgetter(1)), []
         for name, mean_rank in ordered:
             p_value = table["wilcoxon_p_holm"].get(name)
             behind = "yes" if mean_rank - ordered[0][1] > table["critical_difference"] else "no"
@@ -123,15 +115,13 @@ def legend(runs: pd.DataFrame, baseline: str, metrics: Sequence[str]) -> Iterato
         yield Entry(f"gain: mean difference to {baseline}, seed by seed; costs: means; {MISSING}: no run", faint=True)
     reasons = {reason for undefined in runs["undefined"] for reason in undefined.items() if reason[0] in metrics}
     yield from (Entry(f"{UNDEFINED} {name}: {reason}", faint=True) for name, reason in sorted(reasons))
-    failed = [
-        (run.dataset, run.category, run.method, run.shots, run.seed, run.error.strip().rpartition("\n")[2])
-        for run in runs["result"]
-        if run.error is not None
-    ]
+    failed = [run for run in runs["result"] if run.error is not None]
     if failed:
         yield Entry(f"{len(failed)} of {len(runs)} runs failed:", 1)
-    for dataset, category, method, shots, seed, last_line in sorted(failed):
-        yield Entry(f"  {dataset}/{category}/{method}/shots={shots}/seed={seed}: {last_line}")
+    for run in sorted(failed, key=attrgetter("dataset", "category", "method", "shots", "seed")):
+        name = f"{run.dataset}/{run.category}/{run.method}/shots={run.shots}/seed={run.seed}"
+        last_line = run.error.strip().rpartition("\n")[2]
+        yield Entry(f"  {name}: {last_line}")
 
 
 def p_text(p_value: float) -> str:
@@ -193,7 +183,6 @@ def _lines(by_method: dict[str, Summary], method: str, metrics: Sequence[str]) -
 
 
 def _count(value: Statistic, row: Summary) -> str:
-    """Over how many seeds, where that is not all."""
     return "" if value["n"] == row["n"] else f" ({value['n']})"
 
 

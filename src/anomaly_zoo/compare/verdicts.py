@@ -1,7 +1,7 @@
 """Does a claim hold on another product and another support? Intervals over categories, and verdicts.
 
-Another product and another support bring other categories, seeds and test images. All three are in how far the means of
-categories lie apart, so the interval of a mean difference is Student's t over these means.
+Another product and support bring other categories, seeds and test images; all are in how far the means of categories
+lie apart, so the interval of a mean difference is Student's t over these means.
 
 A claim is a set of bounds that all have to hold (an intersection-union test, Berger 1982); equality within a margin is
 two bounds for each pair (two one-sided tests, Schuirmann 1987). Claims of one paper share Holm's correction.
@@ -77,10 +77,9 @@ def difference(categories: Sequence[Float[np.ndarray, " _"]]) -> Difference:
 
 
 def verdicts(claims: Sequence[Sequence[Bound]]) -> list[str]:
-    """The verdicts on the claims of one paper.
+    """On the claims of one paper: *holds*: every bound does; *does not hold*: at least one is broken; or *cannot tell*.
 
-    *holds*: every bound does; *does not hold*: at least one is broken; both at 2.5 % one-sided after Holm's correction.
-    Else it is *cannot tell*.
+    Both at 2.5 % one-sided after Holm's correction.
     """
     for_it = holm([max(bound.p_value(holds=True) for bound in bounds) for bounds in claims])
     against = holm([min(1.0, len(bounds) * min(bound.p_value(holds=False) for bound in bounds)) for bounds in claims])
@@ -93,9 +92,7 @@ def verdicts(claims: Sequence[Sequence[Bound]]) -> list[str]:
 def smallest_found(difference: Difference, num_tests: int = 1) -> float:
     """How far beyond its border a true difference must be to be found in 80 % of repetitions; infinite for 1 category.
 
-    Args:
-        difference: its spread and number of categories count.
-        num_tests: claims of the paper, of which the first to be found has to pass Holm's strictest step.
+    The first of the paper's `num_tests` claims to be found has to pass Holm's strictest step.
     """
     degrees = difference.categories - 1
     if not degrees:
@@ -106,10 +103,9 @@ def smallest_found(difference: Difference, num_tests: int = 1) -> float:
 
 
 def needed(bounds: Sequence[Bound], num_tests: int = 1) -> tuple[int | None, int | None]:
-    """How many categories, or else how many seeds of these, would tell, if all differences are what they seem.
+    """How many categories, or else seeds of these, would tell in 80 % of repetitions; None where not even 1,000 would.
 
-    To hold, a claim has to show all bounds; to be broken, one of those that seem to be. The numbers tell in 80 % of
-    repetitions; None where not even 1,000 would.
+    If all differences are what they seem: to hold, a claim has to show all bounds; to be broken, one that seems to be.
     """
     broken = [bound for bound in bounds if bound.difference.mean <= bound.border]
     tests, choose = (num_tests * len(bounds), min) if broken else (num_tests, max)

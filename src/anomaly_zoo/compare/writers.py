@@ -1,7 +1,7 @@
 """Tables as people want them: terminal, Markdown, LaTeX; and the numbers at full precision: CSV, JSON."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,6 +15,7 @@ from anomaly_zoo.compare.significance import Compared
 from anomaly_zoo.compare.tables import Entry, Table
 
 _STYLES = {None: "", 1: "bold", 2: "underline"}
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|*_<`"})
 _LATEX = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -66,10 +67,10 @@ def markdown(tables: Iterable[Table]) -> str:
     parts = []
     for table in tables:
         rule = [":--", *["--:"] * (len(table.columns) - 1)]
-        rows = [[*map(_escape, table.columns)], rule, *_marked(table, marks, _escape)]
-        text = [f"### {_escape(table.title)}", "", *(f"| {' | '.join(row)} |" for row in rows)]
-        below = [line for text in table.below for line in ("", _escape(text))]
-        parts += [f"## {_escape(table.note)}"] if table.note else []
+        rows = [[name.translate(_MARKDOWN) for name in table.columns], rule, *_marked(table, marks, _MARKDOWN)]
+        text = [f"### {table.title.translate(_MARKDOWN)}", "", *(f"| {' | '.join(row)} |" for row in rows)]
+        below = [line for text in table.below for line in ("", text.translate(_MARKDOWN))]
+        parts += [f"## {table.note.translate(_MARKDOWN)}"] if table.note else []
         parts.append("\n".join([*text, *below]))
     return "\n\n".join(parts) + "\n"
 
@@ -79,14 +80,12 @@ def latex(tables: Iterable[Table]) -> str:
     marks = {None: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
     parts = [r"% needs \usepackage{booktabs}" + "\n"]
     for table in tables:
-        rows = pd.DataFrame(_marked(table, marks, _tex), columns=[*map(_tex, table.columns)])
-        drawn = rows.style.hide(axis="index").to_latex(
-            column_format=f"l{'r' * (len(table.columns) - 1)}",
-            position_float="centering",
-            hrules=True,
-            caption=_tex((f"{table.note}. " if table.note else "") + table.title),
-        )
-        below = "".join(rf"\par{{\footnotesize {_tex(text)}}}" + "\n" for text in table.below)
+        columns = [name.translate(_LATEX) for name in table.columns]
+        rows = pd.DataFrame(_marked(table, marks, _LATEX), columns=columns)
+        style, form = rows.style.hide(axis="index"), f"l{'r' * (len(table.columns) - 1)}"
+        caption = ((f"{table.note}. " if table.note else "") + table.title).translate(_LATEX)
+        drawn = style.to_latex(column_format=form, position_float="centering", hrules=True, caption=caption)
+        below = "".join(rf"\par{{\footnotesize {text.translate(_LATEX)}}}" + "\n" for text in table.below)
         parts.append(drawn.replace(r"\end{table}", below + r"\end{table}"))
     return "\n".join(parts)
 
@@ -117,15 +116,5 @@ def plain_csv(rows: Sequence[dict[str, Any]], columns: list[str] | None = None) 
     return str(pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
-def _marked(table: Table, marks: dict[int | None, str], escape: Callable[[str], str]) -> list[list[str]]:
-    return [[marks[entry.place].format(escape(entry.text.strip())) for entry in row] for row in table.rows]
-
-
-def _escape(text: str) -> str:
-    for sign in "\\|*_<`":
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def _tex(text: str) -> str:
-    return text.translate(_LATEX)
+def _marked(table: Table, marks: dict[int | None, str], signs: dict[int, str]) -> list[list[str]]:
+    return [[marks[entry.place].format(entry.text.strip().translate(signs)) for entry in row] for row in table.rows]

@@ -1,7 +1,7 @@
 """A cell is one run of the grid: method x dataset x category x shots x seed x backbone. Needs no torch.
 
-Its place in the store says which run it is; its identity, a hash, says what decides its numbers. A stored result with
-another identity was made with other settings or other images, and is never taken for a finished one.
+Its place in the store says which run it is, its identity what decides its numbers: a stored result with another one was
+made with other settings or images, and is never taken for finished.
 """
 
 import copy
@@ -79,23 +79,17 @@ def _images_fingerprint(folder: str) -> str:
 
 def _weights_fingerprint(weights: str) -> str:
     """The content of a file; `auto` and `none` stand for themselves."""
-    if not Path(weights).is_file():
-        return weights
-    digest = hashlib.sha256()
-    with Path(weights).open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    file = Path(weights)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else weights
 
 
 def grid(
     method: str, roots: dict[str, Path], categories: Sequence[str], shots: Sequence[int], seeds: Sequence[int],
     options: Sequence[str], store: Path,
 ) -> list[Cell]:  # fmt: skip
-    """All cells of one method, in the order dataset, category, shots, seed.
+    """All cells of one method (a name, `name:variant` or a YAML file), by dataset, category, shots and seed.
 
-    The method is a name in configs/methods, a variant such as `coft:no_np`, or the path of a YAML file; categories are
-    folders, or "all"; options such as `--data.image_size=128` are what all cells share.
+    Categories are folders, or "all"; options such as `--data.image_size=128` are what all cells share.
     """
     name = name_in_results(method)
     cells: list[Cell] = []
@@ -120,11 +114,7 @@ def grid(
 def identity(
     method: str, config: Config, images: Fingerprint = _images_fingerprint, weights: Fingerprint = _weights_fingerprint
 ) -> str:
-    """Hashes everything that decides the numbers of a run, except for the versions of libraries and the device.
-
-    That is the configuration without what cannot change a score, the names and sizes of the category's files, and the
-    content of a weight file.
-    """
+    """Hashes what decides the numbers of a run, but for libraries and device: configuration, images, weights."""
     category = str(Path(config["data"]["root"], config["data"]["category"]))
     files = {"images": images(category), "weights": weights(str(config["backbone"]["weights"]))}
     return sha256({"method": method, "config": _deciding(config), **files})
@@ -187,7 +177,6 @@ def _categories(root: Path, wanted: Sequence[str], alone: bool) -> list[str]:
 
 
 def _deciding(config: Config) -> Config:
-    """The configuration without what cannot change a score."""
     return {
         part: {key: value for key, value in values.items() if key not in _CANNOT_CHANGE_A_SCORE.get(part, ())}
         if isinstance(values, dict)
@@ -196,9 +185,12 @@ def _deciding(config: Config) -> Config:
     }
 
 
-def version_of(path: Path) -> tuple[str, int, int, int]:
-    """Tells one version of a file from another without reading it."""
-    about = path.stat()
+def version_of(path: Path) -> tuple[str, int, int, int] | None:
+    """Tells one version of a file from another without reading it; None if it is not there."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
     return str(path.resolve()), about.st_ino, about.st_size, about.st_mtime_ns
 
 

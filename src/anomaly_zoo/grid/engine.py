@@ -9,8 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from anomaly_zoo.grid.cells import Cell
 from anomaly_zoo.results import Result
 
-DEFAULT_RUN_MIB = 1500.0
-"""Memory of a run before any has been measured: torch, the images of a support, and a small backbone."""
+DEFAULT_RUN_MIB = 1500.0  # of a run before any has been measured: torch, a support's images, a small backbone
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -90,10 +89,9 @@ def available_mib() -> float:
 def share(
     cells: int, run_mib: float, workers: int | None, threads: int | None, gpus: int = 0, gpu_share: float = 1.0
 ) -> tuple[int, int]:
-    """Decides how many runs go at once and how many threads each has: no core idle, none fought over.
+    """Runs at once and threads of each, unless decided already, so that no core is idle and none fought over.
 
-    `cells` counts finished runs, too. `workers` (runs at once) and `threads` (of each) may be decided already. A run
-    takes the part `gpu_share` of a graphics processor, in (0, 1].
+    `cells` counts finished runs, too; a run takes the part `gpu_share` of a graphics processor, in (0, 1].
     """
     if workers is None:
         at_once = gpus * int(1 / gpu_share) if gpus else cores()

@@ -1,11 +1,8 @@
 """The engine for every core of one machine: a pool of processes.
 
-Each worker runs one cell after the other and sends the results back through a pipe. A worker that is killed takes its
-cell with it, and nothing else: a new one is started in its place. When the driver is gone, its workers end at once.
-(Pools of libraries break as a whole when one worker is killed, and do not say by which signal.)
-
-On Linux, workers are forked from a server that has imported all they need and run nothing, so that one starts in no
-time; elsewhere each imports for itself.
+Each worker runs one cell after the other and sends results back through a pipe. One that is killed takes its cell with
+it, and nothing else (pools of libraries break as a whole); when the driver is gone, workers end at once. On Linux they
+are forked from a server that has imported all they need, so that one starts in no time.
 """
 
 import faulthandler
@@ -129,7 +126,6 @@ def _last_words(exit_code: int) -> str:
 
 
 def _work(pipe: "Connection[Answer, Cell]", threads: int, variables: Mapping[str, str]) -> None:
-    """A worker: runs cells until the pipe ends."""
     os.environ.update(variables)  # before torch is imported, unless it was forked with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it was spawned
     threading.Thread(target=_end_with_parent, daemon=True).start()

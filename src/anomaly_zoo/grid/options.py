@@ -27,7 +27,9 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line; exits with code 2 where it cannot be read or names no method."""
     what = "Runs the grid method x dataset x category x shots x seed, on a laptop or on a cluster."
-    parser = Parser("python -m anomaly_zoo.bench", description=what, epilog=_all_variants())
+    of_each = [f"{file.stem}: {', '.join(variants(file.stem))}." for file in sorted(SWEEPS.glob("*.yaml"))]
+    epilog = " ".join(["Variants of", *of_each, "METHOD_paper has those of METHOD."])
+    parser = Parser("python -m anomaly_zoo.bench", description=what, epilog=epilog)
     _add_what(parser)
     add_where(parser)
     options = parser.parse(arguments)
@@ -67,12 +69,6 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     add("--gpus", type=_share, metavar="SHARE", help="part of a GPU for each run, in (0, 1] (1 if there is one)")
     add("--address", help="of a Ray cluster that is running, or auto (a new one on this machine)")
     add("--retries", type=_at_least(0), default=2, metavar="N", help="of a run whose process or node died (2)")
-
-
-def _all_variants() -> str:
-    """What `--help` says last."""
-    of_each = [f"{file.stem}: {', '.join(variants(file.stem))}." for file in sorted(SWEEPS.glob("*.yaml"))]
-    return " ".join(["Variants of", *of_each, "METHOD_paper has those of METHOD."])
 
 
 def _choose(methods: list[str]) -> list[str]:

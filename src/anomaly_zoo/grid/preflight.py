@@ -1,7 +1,6 @@
 """Fails before any long work: the weights, the method's numbers, the supports, every image that will be read.
 
-What has been checked is noted in the store, so that a resumed bench, or the next task of a job array, does not read all
-images for that once more. The note is of the files' names, sizes and times: a file that changes is checked again.
+What has been checked is noted in the store, by the files' names, sizes and times, and not read once more for that.
 """
 
 from collections.abc import Sequence
@@ -21,10 +20,8 @@ from anomaly_zoo.grid.worker import warm_up
 def check(cells: Sequence[Cell], console: Console) -> None:
     """Builds a cell of every method and backbone, and reads every image that has not been checked before.
 
-    Raises:
-        ValueError: a wrong number, what `python -m anomaly_zoo.data check` calls a problem, or weights that cannot be
-            loaded.
-        OSError: something is missing.
+    A ValueError for a wrong number, weights that cannot be loaded, or what `python -m anomaly_zoo.data check` calls a
+    problem; an OSError if something is missing.
     """
     for cell in {(cell.method, cell.config["backbone"]["name"]): cell for cell in reversed(cells)}.values():
         warm_up(cell.config)
@@ -40,8 +37,7 @@ def check(cells: Sequence[Cell], console: Console) -> None:
     noted: dict[Path, list[str]] = {}
     for (root, category, store), support in supports.items():
         with console.status(f"Checking the images of {escape(category)}"):
-            file, notes = _check(root, category, support, store)
-        noted[file] = notes
+            noted.update([_check(root, category, support, store)])
     for file, notes in noted.items():
         tell(notes)
         with suppress(OSError):  # it only saves time

@@ -22,10 +22,7 @@ Key = tuple[str | int, ...]
 
 
 class Estimate:
-    """Seconds per cell: the median over the past runs that are most like it.
-
-    Most alike are the same method, dataset, category and shots; then fewer of these in this order.
-    """
+    """Seconds per cell: median over past runs of the same method, dataset, category, shots, or the first of these."""
 
     def __init__(self, results: Iterable[Result] = ()) -> None:
         self._seconds: dict[Key, list[float]] = defaultdict(list)
@@ -91,23 +88,22 @@ class _Progress:
         self._failed = 0
 
     def learn(self, ended: Ended) -> str:
-        """Takes in a cell, and says how it ended."""
         cell, result, seconds = ended
         if seconds is not None:
             self._estimate.learn(result, seconds)
-        where = "" if seconds is not None else " (by another bench)"
+        where = " (by another bench)" if seconds is None else ""
         if result.status == "failed":
             self._failed += 1
             reason = (result.error or "").splitlines()[-1]
-            return f"[red]failed:[/] {escape(cell.name)}: {escape(reason)}{where}"
+            said = f"[red]failed:[/] {escape(cell.name)}: {escape(reason)}{where}"
+            return f"{said}\n  log: {escape(str(cell.log_path))}"
         scores = ", ".join(f"{key} {result.metrics[key]:.3f}" for key in MAIN_SCORES if key in result.metrics)
         left = self._time_left() if self._schedule.left else None
-        count = f"{self._done()}/{self._total}" + (f", {duration(left)} left" if left is not None else "")
+        count = f"{self._done()}/{self._total}" + ("" if left is None else f", {duration(left)} left")
         return escape(f"{cell.name}: {scores}{where} [{count}]")
 
     def table(self) -> Group:
-        """What is running, and a line with counts."""
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2))  # what is running, above a line with counts
         now, running, elsewhere = time.monotonic(), list(self._schedule.began.items()), len(self._schedule.elsewhere)
         for path, began in running:
             if path in self._schedule.left:

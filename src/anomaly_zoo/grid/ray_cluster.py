@@ -1,7 +1,6 @@
 """The engine for many machines: a Ray task per cell, on a cluster that is there or on one of this machine alone.
 
-A node needs this package in the same version, and the dataset and weight files at the same place as the driver, for
-example on a shared disk. It needs no access to the results store: what a run writes travels back to the driver.
+Nodes need this package in the same version, and data and weights at the driver's paths; what a run writes travels back.
 """
 
 import logging
@@ -22,10 +21,7 @@ _ANSWER_S = 5.0
 
 
 class RayCluster:
-    """Runs as many cells at once as the cluster has room for; nodes may join and leave meanwhile.
-
-    `address` is that of a running cluster, or "auto"; None starts one on this machine. A run reserves `threads` cores.
-    """
+    """Runs as many cells as there is room for; the address None starts a cluster. A run reserves `threads` cores."""
 
     def __init__(self, address: str | None, threads: int, gpu_share: float = 0.0) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
@@ -40,9 +36,8 @@ class RayCluster:
             _require_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         self._per_run = {"CPU": float(threads)} | ({"GPU": gpu_share} if gpu_share else {})
-        self._task: Any = ray.remote(_run).options(
-            num_cpus=threads, num_gpus=gpu_share, max_retries=0, scheduling_strategy="SPREAD"
-        )
+        how: Any = {"num_cpus": threads, "num_gpus": gpu_share, "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        self._task: Any = ray.remote(_run).options(**how)
         self._threads = threads
         self._running: dict[Any, Cell] = {}
 
@@ -50,9 +45,8 @@ class RayCluster:
     def slots(self) -> int:
         """Cells that fit into the nodes that are alive now; at least 1, since a lost node may come back."""
         nodes: list[Any] = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        return max(
-            1, sum(min(int(node.get(key, 0) / amount) for key, amount in self._per_run.items()) for node in nodes)
-        )
+        each = [min(int(node.get(key, 0) / amount) for key, amount in self._per_run.items()) for node in nodes]
+        return max(1, sum(each))
 
     def submit(self, cell: Cell) -> None:
         """Starts a task."""
@@ -110,5 +104,5 @@ def _require_answer(address: str | None) -> None:
         try:
             socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
         except OSError as error:
-            what = f"no Ray cluster answers at {address} ({error}): `ray start` prints its address"
-            raise ConnectionError(what) from error
+            hint = "`ray start` prints its address"
+            raise ConnectionError(f"no Ray cluster answers at {address} ({error}): {hint}") from error

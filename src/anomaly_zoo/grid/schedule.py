@@ -1,14 +1,13 @@
 """The loop that hands cells to an engine until each has a result.
 
-When several benches work on one store, a lock file in every cell's folder says who runs it. The kernel drops a lock
-when its process ends, however it ends, so that nothing has to be cleaned up.
+When several benches work on one store, a lock in every cell's folder says who runs it; it ends with its process.
 """
 
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -41,10 +40,7 @@ def unfinished(cells: Sequence[Cell], force: bool = False) -> tuple[list[Cell], 
 
 
 class Schedule:
-    """Runs cells on an engine until each has a result. Going through it yields every cell as it ends.
-
-    A cell whose process or machine died is started again, `retries` times.
-    """
+    """Yields every cell as it ends on an engine; one whose process or machine died is tried again, `retries` times."""
 
     def __init__(self, cells: Sequence[Cell], engine: Engine, retries: int = 1) -> None:
         self.left = {cell.path: cell for cell in cells}  # those without a result
@@ -53,7 +49,7 @@ class Schedule:
         self.engine = engine
         self._retries = retries
         self._queue = deque(cells)
-        self._before = {cell.path: _version(cell.path) for cell in cells}
+        self._before = {cell.path: version_of(cell.path) for cell in cells}
         self._locks: dict[Path, BaseFileLock] = {}
         self._deaths: Counter[Path] = Counter()
 
@@ -85,7 +81,7 @@ class Schedule:
                 self.elsewhere.append(cell)
                 continue
             self._locks[cell.path] = lock
-            if _version(cell.path) == self._before[cell.path]:
+            if version_of(cell.path) == self._before[cell.path]:
                 self.began[cell.path] = time.monotonic()
                 self.engine.submit(cell)
             else:
@@ -103,11 +99,11 @@ class Schedule:
             from anomaly_zoo.grid.worker import fail  # imports torch
 
             result = fail(cell, f"ProcessDied: {died} (try {tries})")
-        if result is not None:
-            yield self._take(cell, result, seconds)
-        else:
+        if result is None:
             self._locks.pop(cell.path).release()
             self._queue.append(cell)
+        else:
+            yield self._take(cell, result, seconds)
 
     def _take(self, cell: Cell, result: Result, seconds: float | None) -> Ended:
         self._locks.pop(cell.path).release()
@@ -131,15 +127,5 @@ def lock_of(cell: Cell) -> BaseFileLock | None:
 
 def _refuse_other_settings(cell: Cell, result: Result) -> None:
     if keys := conflicts(result, cell):
-        raise ValueError(
-            f"{cell.path} was made with other settings ({', '.join(keys)}). "
-            "Keep both with another --results folder, or replace it with --force."
-        )
-
-
-def _version(path: Path) -> Any:
-    """Tells one version of a result file from another; None if there is none."""
-    try:
-        return version_of(path)
-    except FileNotFoundError:
-        return None
+        what = f"{cell.path} was made with other settings ({', '.join(keys)})"
+        raise ValueError(f"{what}. Keep both with another --results folder, or replace it with --force.")

@@ -48,11 +48,7 @@ def fail(cell: Cell, error: str) -> Result:
 
 
 def warm_up(config: Config) -> None:
-    """Shows one batch to the backbone. A process does so once.
-
-    That imports what the first run's clock would measure otherwise, and sets up the GPU if there is one. The garbage
-    collection before every run does not look again at what is imported by then, which would take 0.3 s.
-    """
+    """Shows one batch to the backbone, once per process: the first run's clock must not measure imports and the GPU."""
     cli = build(config)
     image = next(iter(cli.datamodule.train_dataloader())).image
     device = cli.trainer.strategy.root_device
@@ -61,7 +57,7 @@ def warm_up(config: Config) -> None:
     _warm.add(os.getpid())
     del cli, image
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # the collection before every run need not look at what is imported by now, which takes 0.3 s
 
 
 def use_threads(count: int) -> None:

@@ -1,7 +1,4 @@
-"""The figures as Plotly's JSON. Colours tell methods apart for colour-blind readers; markers and dashes do so in print.
-
-Text and axes have no colour here: the page sets them, light or dark.
-"""
+"""The figures as Plotly's JSON, legible to colour-blind readers and in print. The page colours text and axes."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -10,11 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Bool, Float
 from markupsafe import Markup
 from plotly.colors import hex_to_rgb
 
-from anomaly_zoo.compare import statistics
 from anomaly_zoo.compare.answers import Compared
 from anomaly_zoo.compare.significance import Level, RankTable
 from anomaly_zoo.compare.verdicts import difference
@@ -25,7 +20,6 @@ _MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
 _GREY = "#888888"
 _MARGIN = {"l": 56, "r": 12, "t": 28, "b": 48}
-GRID = np.linspace(0, 1, 101)
 
 
 class Look(NamedTuple):
@@ -93,38 +87,6 @@ def against_cost(points: dict[str, tuple[float, float]], name: str, looks: dict[
     return _plot(traces, name, "image AUROC", {"type": "log", "dtick": "D2"} if differ else {})
 
 
-def curves(over_grid: dict[str, Float[np.ndarray, " grid"]], x: str, y: str, looks: dict[str, Look]) -> go.Figure:
-    """Curves over `GRID`: ROC, or precision against recall."""
-    traces = [
-        go.Scatter(x=GRID, y=curve.round(4), name=method, mode="lines", line=looks[method].line)
-        for method, curve in over_grid.items()
-    ]
-    return _plot(traces, x, y, {"range": [-0.02, 1.02]}, {"range": [-0.02, 1.02]})
-
-
-def roc(score: Float[np.ndarray, " n"], label: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " grid"]:
-    """The true-positive rate at every false-positive rate of `GRID`; straight where scores are tied.
-
-    Where the rate jumps, the upper end counts.
-
-    >>> roc(np.array([0.1, 0.9, 0.4]), np.array([False, True, True]))[[0, 50, 100]].tolist()
-    [1.0, 1.0, 1.0]
-    """
-    false, true, _ = statistics.curves(score, label)
-    # Of equal false-positive rates, which rounding must not tell apart, the last is the one that counts here
-    return np.asarray(np.interp(GRID.round(12), np.append(0, false).round(12), np.append(0, true)))
-
-
-def precision(score: Float[np.ndarray, " n"], label: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " grid"]:
-    """The precision at the highest threshold that reaches every recall of `GRID`.
-
-    >>> precision(np.array([0.1, 0.9, 0.4]), np.array([True, True, False]))[[0, 50, 100]].round(3).tolist()
-    [1.0, 1.0, 0.667]
-    """
-    _, recall, precise = statistics.curves(score, label)
-    return np.asarray(precise[np.searchsorted(recall, GRID - 1e-12)])
-
-
 def mean_ranks(table: RankTable, looks: dict[str, Look]) -> go.Figure:
     """Mean ranks, the best first, with bars that overlap where the methods do not differ (Nemenyi)."""
     half, ranks = table["critical_difference"] / 2, sorted(table["mean_ranks"].items(), key=itemgetter(1))
@@ -155,16 +117,8 @@ def _bars(
 def _plot(
     traces: list[go.Scatter], x: str | None, y: str | None, x_axis: dict[str, Any], y_axis: dict[str, Any] | None = None
 ) -> go.Figure:
-    return go.Figure(
-        traces,
-        go.Layout(
-            xaxis={**x_axis, "title": x},
-            yaxis={**(y_axis or {}), "title": y},
-            template="none",
-            paper_bgcolor="rgba(0,0,0,0)",
-            plot_bgcolor="rgba(0,0,0,0)",
-            margin=_MARGIN,
-            legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},  # above, where it meets no title
-            hovermode="closest",
-        ),
-    )
+    axes: dict[str, Any] = {"xaxis": {**x_axis, "title": x}, "yaxis": {**(y_axis or {}), "title": y}}
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}  # above, where it meets no title
+    clear: dict[str, Any] = dict.fromkeys(("paper_bgcolor", "plot_bgcolor"), "rgba(0,0,0,0)")
+    layout = go.Layout(template="none", margin=_MARGIN, legend=legend, hovermode="closest", **clear, **axes)
+    return go.Figure(traces, layout)

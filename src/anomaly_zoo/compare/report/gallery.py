@@ -1,7 +1,4 @@
-"""Test images, ground truth and the anomaly maps of all methods side by side, worst misses first.
-
-The pictures are those that `callbacks/visualization.py` left beside every result: the same images whatever the method.
-"""
+"""Test images, ground truth and the anomaly maps of all methods side by side, from beside their results."""
 
 import base64
 import io
@@ -69,32 +66,24 @@ def rows(store: Path, runs: dict[str, Result], num_rows: int) -> list[Row]:
         have = {method: found[name] for method, found in tiles.items() if name in found and name in misses[method]}
         if have:
             entries.append((-float(np.mean([misses[method][name] for method in have])), name, have))
-    return [
-        _row(name, have, {method: misses[method].get(name, 0.0) for method in runs}, -miss)
-        for miss, name, have in sorted(entries, key=lambda entry: entry[:2])[:num_rows]
-    ]
+    found = []
+    for miss, name, have in sorted(entries, key=lambda entry: entry[:2])[:num_rows]:
+        tile, kind = next(iter(have.values())), name.split("/")[-2]
+        drawn = {method: _uri(heat(one)) for method, one in have.items()}
+        maps = [(method, drawn.get(method), misses[method].get(name, 0.0)) for method in runs]
+        truth = _uri(outlined(tile)) if tile.mask.any() else None
+        found.append(Row(name, "" if kind == "good" else kind, _uri(tile.image), truth, maps, -miss))
+    return found
 
 
 def shares(run: Result) -> dict[str, float]:
-    """For every image the share of images of the other kind that lie on the wrong side of it: 0 is faultless.
-
-    That is for an anomalous image the normal ones that score at least as high, for a normal image the anomalous ones
-    that score no higher; a tie counts half.
-    """
+    """For every image the share of images of the other kind on its wrong side (0 is faultless); ties count half."""
     label = np.array([image["label"] for image in run.images], dtype=bool)
     wrong = 1 - placements(np.array([[image["score"] for image in run.images]], dtype=np.float64), label)
     found = np.zeros(len(label))
     if wrong.size:
         found[label], found[~label] = wrong.mean(axis=1), wrong.mean(axis=0)
     return dict(zip((image_key(image["path"]) for image in run.images), found.tolist(), strict=True))
-
-
-def _row(name: str, have: dict[str, Tile], shares: dict[str, float], miss: float) -> Row:
-    tile = next(iter(have.values()))
-    kind = name.split("/")[-2]
-    maps = [(method, _uri(heat(have[method])) if method in have else None, share) for method, share in shares.items()]
-    truth = _uri(outlined(tile)) if tile.mask.any() else None
-    return Row(name, "" if kind == "good" else kind, _uri(tile.image), truth, maps, miss)
 
 
 def outlined(tile: Tile) -> UInt8[np.ndarray, "h w 3"]:
@@ -115,9 +104,8 @@ def _sheet(file: Path, size: tuple[int, int], count: int) -> np.ndarray:
         pixels = np.asarray(picture)
     height, width = size
     if pixels.shape[:2] != (height * count, width):
-        raise ValueError(
-            f"{file.name} is {pixels.shape[1]} x {pixels.shape[0]}, not {count} tiles of {width} x {height}"
-        )
+        has = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise ValueError(f"{file.name} is {has}, not {count} tiles of {width} x {height}")
     return np.asarray(pixels.reshape(count, height, width, *pixels.shape[2:]))
 
 

@@ -17,15 +17,17 @@ from anomaly_zoo import __version__
 from anomaly_zoo.compare import answers, tables
 from anomaly_zoo.compare.answers import Answer
 from anomaly_zoo.compare.paper_claims import read
-from anomaly_zoo.compare.report import figures
-from anomaly_zoo.compare.report.categories import categories
+from anomaly_zoo.compare.report import figures, gallery
 from anomaly_zoo.compare.report.figures import Figure, Look
 from anomaly_zoo.compare.runs import only_protocol
 from anomaly_zoo.compare.significance import Comparison, Level, RankTable, add_tests, levels, rankings
-from anomaly_zoo.compare.summary import ALL, AVERAGE, summarise
+from anomaly_zoo.compare.summary import ALL, AVERAGE, Summary, summarise
 from anomaly_zoo.files import write_whole
 from anomaly_zoo.measures import BASELINE, LABELS, SHOWN, is_cost
 from anomaly_zoo.results import Result
+
+_MAX_TILES = 1100  # about 5 KB each
+_MAX_ROWS = 24
 
 
 def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE) -> None:
@@ -48,8 +50,6 @@ def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE)
         is_cost=is_cost,
         interval=tables.interval_text,
         version=__version__,
-        style=_text("page.css"),
-        script=_text("page.js"),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         **content,
     )
@@ -57,8 +57,8 @@ def write(runs: pd.DataFrame, file: Path, store: Path, baseline: str = BASELINE)
 
 
 def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
-    """What follows from the runs, all of which succeeded."""
-    looks, shots = figures.looks(list(done["method"].unique())), main_shots(done)
+    shots = int(done["shots"].mode().max())  # the number with the most runs; the highest of equals
+    looks = figures.looks(list(done["method"].unique()))
     at_shots = done[done["shots"] == shots]
     rows, ranks = add_tests(summarise(done, baseline), done, baseline), rankings(done, baseline)
     pretty = partial(json.dumps, indent=2, sort_keys=True)
@@ -76,7 +76,7 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
         "place": lambda row, name: tables.place(row, beside[row["dataset"], row["category"], row["shots"]], name),
         "figures": _figures(done, at_shots, ranks, looks),
         "ranks": ranks,
-        "categories": categories(at_shots, store, looks),
+        "categories": _categories(at_shots, store, looks),
         "claims": list(answers.tables(claims, shots)),
         "claim_figures": _claim_figures(claims),
         "published": next(tables.published(done["dataset"]), None),
@@ -84,11 +84,6 @@ def _content(done: pd.DataFrame, store: Path, baseline: str) -> dict[str, Any]:
         "versions": _versions(done["result"]),
         "support": sorted({(r.dataset, r.category, r.shots, r.seed, r.support["sha256"][:16]) for r in done["result"]}),
     }
-
-
-def main_shots(runs: pd.DataFrame) -> int:
-    """The number of shots with the most runs; the highest of equals."""
-    return int(runs["shots"].mode().max())
 
 
 def _best_first(at_shots: pd.DataFrame, baseline: str) -> list[tuple[Level, Comparison | None]]:
@@ -124,16 +119,36 @@ def _figures(
         caption = f"Image AUROC against {name} at {shots} shots, {where}. Nothing on the dotted line is beaten in both."
         found.append(Figure(figures.against_cost(points, name, looks), caption))
     for table in (table for table in ranks if table["shots"] == shots):
-        caption = (
-            f"Mean ranks of {table['metric']} at {shots} shots over {table['num_categories']} categories: "
-            "methods whose bars overlap do not differ at the 5 % level (Nemenyi)."
-        )
-        found.append(Figure(figures.mean_ranks(table, looks), caption))
+        caption = f"Mean ranks of {table['metric']} at {shots} shots over {table['num_categories']} categories"
+        more = "methods whose bars overlap do not differ at the 5 % level (Nemenyi)."
+        found.append(Figure(figures.mean_ranks(table, looks), f"{caption}: {more}"))
+    return found
+
+
+def _categories(runs: pd.DataFrame, store: Path, looks: dict[str, Look]) -> list[dict[str, Any]]:
+    """Every category of these runs, all of which succeeded and have the same number of shots."""
+    by_category: dict[tuple[str, str], list[Summary]] = defaultdict(list)
+    for row in [*summarise(runs), *summarise(runs, by="defect")]:
+        by_category[row["dataset"], row["category"]].append(row)
+    groups = runs.groupby(["dataset", "category"])
+    num_rows = max(4, min(_MAX_ROWS, _MAX_TILES // (len(groups) * (len(looks) + 2))))
+    found = []
+    for key, here in groups:
+        dataset, category = map(str, key)
+        first = {run.method: run for run in here.sort_values("seed", ascending=False)["result"]}  # the lowest seed
+        pictures = gallery.rows(store, {method: first[method] for method in looks if method in first}, num_rows)
+        summaries = by_category[dataset, category]
+        whole = sorted((row for row in summaries if not row["defect"]), key=lambda row: [*looks].index(row["method"]))
+        aurocs: dict[str, dict[str, str]] = defaultdict(lambda: dict.fromkeys(looks, tables.MISSING))  # by defect
+        for row in summaries:
+            if row["defect"] and (auroc := row["metrics"].get("image_auroc")):
+                aurocs[row["defect"]][row["method"]] = f"{auroc['mean']:.3f}"
+        about = {"name": f"{dataset} · {category}", "rows": whole, "defects": aurocs, "gallery": pictures}
+        found.append({**about, "has_masks": any(row.truth for row in pictures)})
     return found
 
 
 def _claim_figures(claims: Iterable[Answer]) -> list[Figure]:
-    """One for every pair of rows that decides a claim."""
     return [
         Figure(
             figures.claim(pair, [answer.claim.border, *([answer.claim.margin] if answer.claim.equal else [])]),
@@ -159,7 +174,3 @@ def _heading(name: str) -> Markup:
     """A long name may go on in the next line after its last underscore."""
     head, underscore, tail = name.rpartition("_") if len(name) > 8 else ("", "", name)
     return Markup("{}{}<wbr>{}").format(head, underscore, tail)
-
-
-def _text(name: str) -> Markup:
-    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
