@@ -63,6 +63,25 @@ def test_a_whole_real_test_split(
         agree(inspector.inspect(images), TorchInspector(model).inspect(images))
 
 
+@pytest.mark.parametrize("method", ["coft", "gaussian"])
+def test_an_oblong_product_with_two_networks_at_two_scales(
+    method: str, shared_data: Path, model_of: Callable[..., Model], exported: Callable[..., Path]
+) -> None:
+    root = shared_data / "other"
+    options = (f"--data.root={root}", "--data.category=commutator", "--data.image_size=128")
+    networks = (
+        "--backbone.name=tf_efficientnet_lite0+test_vit",
+        "--backbone.weights=none",
+        "--backbone.scales=[0.5,1.0]",
+    )
+    model, inspector = model_of(method, *options, *networks), OnnxInspector(exported(method, *options, *networks))
+    assert model.image_shape == (192, 96)
+    images = [inspector.read(path) for path in sorted((root / "commutator" / "test").glob("*/*.png"))[:6]]
+    found = inspector.inspect(images)
+    assert {inspection.anomaly_map.shape for inspection in found} == {(192, 96)}
+    agree(found, TorchInspector(model).inspect(images))
+
+
 @pytest.fixture(scope="session")
 def patchcore(exported: Callable[..., Path]) -> Path:
     return exported("patchcore")
