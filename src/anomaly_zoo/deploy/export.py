@@ -20,10 +20,7 @@ _EXAMPLE_PX = (2, 310, 300)  # batch, height and width must differ from each oth
 
 
 def export_onnx(model: Model, path: Path) -> None:
-    """Writes the model as one file, whole or not at all; its metadata says where it comes from.
-
-    ValueError if packages are missing, or if the method does something that ONNX has no operation for.
-    """
+    """Writes the model, whole or not at all; ValueError if packages or, for the method, ONNX operations are missing."""
     axes = {number: torch.export.Dim(name) for number, name in enumerate(("batch", "height", "width"))}
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -50,10 +47,7 @@ def export_onnx(model: Model, path: Path) -> None:
 
 
 def quantise(source: Path, path: Path) -> None:
-    """Rewrites an exported file with matrices of 8 bits, which are multiplied as such; convolutions stay as they are.
-
-    The dynamic quantisation of onnxruntime: the other factor is rounded while the model runs.
-    """
+    """Rewrites an exported file with matrices of 8 bits (onnxruntime's dynamic quantisation); convolutions stay."""
     try:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -31,17 +31,9 @@ _REAL_IAD_IMAGES = ("realiad_1024", "realiad_512", "realiad_256", "realiad_raw",
 
 
 def like_mvtec_ad(
-    folder: Path,
-    *,
-    normal: str = "good",
-    test: str = "test",
-    truth: str | None = "ground_truth",
-    also: Sequence[str] = (),
+    folder: Path, normal: str = "good", test: str = "test", truth: str | None = "ground_truth", also: Sequence[str] = ()
 ) -> Places:
-    """`<category>/{train,test,ground_truth}` stay as they are, but for what the authors call otherwise.
-
-    Without a folder of the truth there are no masks; `also` are globs that tell a dataset from others of the kind.
-    """
+    """`<category>/{train,test,ground_truth}`, by the authors' names; `also` are globs that tell it from others."""
     for category in subfolders(locate(folder, f"*/train/{normal}", f"*/{test}", *also)):
         name = category.name
         if not (category / "train" / normal).is_dir() or not (category / test).is_dir():
@@ -116,10 +108,7 @@ def magnetic_tile(folder: Path) -> Places:
 
 
 def dagm(folder: Path) -> Places:
-    """`Class1/{Train,Test}/*.PNG`; masks in `Test/Label/0001_label.PNG`, and a list `Labels.txt`.
-
-    Anomalous images stay out of training. The masks cover more than the defect, so that pixel metrics are rough.
-    """
+    """`Class1/{Train,Test}/*.PNG`; masks, larger than the defects, in `Test/Label/0001_label.PNG`; `Labels.txt`."""
     root = folder if any(folder.glob("Class*/Class*/Train")) else locate(folder, "Class*/Train", "Class*/Test")
     for outer in subfolders(root):
         category = outer / outer.name if (outer / outer.name).is_dir() else outer  # some archives hold it twice
@@ -169,12 +158,12 @@ def real_iad(folder: Path) -> Places:
                     yield f"{category}/{split}/good/{image.name}", image
                 elif split == "test":  # some of its splits train on noisy images
                     listed = entry.get("mask_path")
-                    mask = (
-                        inside(images, listed)
-                        if listed
-                        else partial(lambda i: np.zeros_like(read_image(i)[..., 0]), image)
-                    )
+                    mask = inside(images, listed) if listed else partial(_empty_mask, image)
                     yield from with_masks(f"{category}/test/{defect}", [(image, mask)])
+
+
+def _empty_mask(image: Path) -> np.ndarray:
+    return np.zeros_like(read_image(image)[..., 0])
 
 
 def elpv(folder: Path, max_test: int | None = 80, labels: Sequence[str] = ("1",)) -> Iterator[tuple[str, Path]]:
@@ -199,10 +188,7 @@ def elpv(folder: Path, max_test: int | None = 80, labels: Sequence[str] = ("1",)
 
 
 def cifar10(folder: Path) -> Places:
-    """Ten categories, named by their normal class; each of the nine other classes is a defect. No masks.
-
-    Images are numbered as in their file. The binary edition is read: the Python edition is pickles, which run code.
-    """
+    """Ten categories, named by their normal class; the others are defects. Pickles of the Python edition run code."""
     root = locate(folder, "data_batch_*.bin", "test_batch.bin")
     train = np.concatenate([_cifar10_images(file) for file in sorted(root.glob("data_batch_*.bin"))])
     test = _cifar10_images(root / "test_batch.bin")
