@@ -32,7 +32,7 @@ def test_a_single_image_gets_scores_and_no_decision(model_of: Callable[..., Mode
     model = model_of("patchcore", "--data.shots=1")
     assert len(model.calibration.image_scores) == 7
     (warning,) = model.warnings
-    assert "1 independent image, so that no decision is made without --threshold" in warning
+    assert "1 independent image, so that there is a score and no decision, unless you pass --threshold" in warning
     inspector = TorchInspector(model)
     assert [(found.is_anomalous, found.numbers(None)["decision"]) for found in inspector.inspect(images[:1])] == [
         (None, "undecided")

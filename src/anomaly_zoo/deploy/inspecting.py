@@ -88,7 +88,7 @@ def warn(warnings: Sequence[str]) -> None:
     sys.stderr.write("".join(f"warning: {warning}\n" for warning in warnings))
 
 
-def checked(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+def checked(images: Sequence[Any]) -> list[np.ndarray]:
     """The images, contiguous; ValueError if one is anything but uint8 RGB. BGR looks the same: nobody can tell."""
     for number, image in enumerate(images):
         is_array = isinstance(image, np.ndarray)
