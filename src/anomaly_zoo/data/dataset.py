@@ -19,9 +19,7 @@ MAX_STRETCH = 1.25  # that is no cause for a note; rounding to multiples of 32 p
 class MVTecDataset(Dataset[Sample]):
     """The test split of a category, sorted by defect and file name; masks have the shape of the images by default.
 
-    Attributes:
-        defects: sorted names of the anomalous test folders that hold images.
-        mask_paths: the mask of every image; None for normal ones and where there is no ground truth (`has_masks`).
+    `mask_paths` are None for normal images, and for all where there is no ground truth (`has_masks`).
     """
 
     def __init__(self, root: Path, category: str, shape: Shape, mask_shape: Shape | None = None) -> None:

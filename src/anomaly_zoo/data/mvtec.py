@@ -94,11 +94,8 @@ class MVTecDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Draws the support, and checks all that can be checked without decoding images. Doing it again is free.
 
-        Only the stages "test" and "predict" need test images.
-
-        Raises:
-            FileNotFoundError: a folder, or all the images in it, are missing.
-            ValueError: an argument is out of range, or something is wrong with the dataset.
+        Only the stages "test" and "predict" need test images. FileNotFoundError if a folder or its images are missing,
+        ValueError if an argument is out of range or something else is wrong with the dataset.
         """
         if self._test_set is None:
             for name, least in _SMALLEST.items():
@@ -125,10 +122,9 @@ class MVTecDataModule(L.LightningDataModule):
     def support(
         self, views: int = 1, orientations: Sequence[int] | None = None, max_images: int | None = None
     ) -> Batch:
-        """Returns `shots * views` normal images: the views of the first image, then those of the second ...
+        """Returns `shots * views` normal images: the views of the first image, or of each of its tiles, then the next.
 
-        With tiles, there are as many for each tile of an image, tile by tile. The first view is the image as it is
-        (resized), the others are augmented, always in the same way. Calls `setup`.
+        The first view is the image as it is (resized), the others are augmented, always in the same way.
 
         Args:
             views: views per image.
@@ -154,10 +150,7 @@ class MVTecDataModule(L.LightningDataModule):
         self._not_trained, self._augments = frozenset(paths), augments
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Returns `TRAIN_BATCHES` batches of `batch_size` support images times `views` augmented views, image-major.
-
-        Each process of a distributed run gets batches of its own. In the next epoch they repeat.
-        """
+        """Returns the batches of an epoch, image-major: in each process its own, and in every epoch the same."""
         support = zip(*self._support(), strict=True)
         images, paths = zip(*((image, path) for image, path in support if path not in self._not_trained), strict=True)
         num_processes = self.trainer.world_size if self.trainer is not None else 1

@@ -24,10 +24,7 @@ _EXAMPLE = '{"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]]}, with x and y f
 
 
 class Regions:
-    """The regions of interest of a category's folder; without any, `exist` is False, and none may be asked for.
-
-    ValueError if there are a polygon file and a folder, or if the polygon file is malformed.
-    """
+    """The regions of interest of a category, if any `exist`; ValueError if its polygon file is wrong or superfluous."""
 
     def __init__(self, category: Path) -> None:
         self.category = category

@@ -76,9 +76,8 @@ def calibrate(
 def tail_quantile(scores: Sequence[float], probability: float) -> float:
     """The value that one more score exceeds with the given probability.
 
-    Example:
-        >>> round(tail_quantile([1.0, 2.0, 3.0], 0.05), 3)
-        5.372
+    >>> round(tail_quantile([1.0, 2.0, 3.0], 0.05), 3)
+    5.372
     """
     from scipy import stats  # late: onnxruntime does without it, as long as nobody asks for another rate
 

@@ -63,17 +63,13 @@ def quantise(source: Path, path: Path) -> None:
 
 def _about(model: Model) -> dict[str, str]:
     calibration = model.calibration
-    about: dict[str, Any] = {
+    same = ("method", "category", "support_sha256", "image_shape", "warnings")
+    about: dict[str, Any] = {name: getattr(model, name) for name in same} | {
         "format": FORMAT,
         "anomaly_zoo": __version__,
-        "method": model.method,
-        "category": model.category,
-        "support_sha256": model.support_sha256,
-        "image_shape": model.image_shape,
         "shots": len(model.support),
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold": calibration.threshold,
         "calibration": asdict(calibration),
-        "warnings": model.warnings,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}

@@ -21,8 +21,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 ELPV_LABELS = {"1": "defective", "2/3": "probably_defective", "1/3": "possibly_defective"}  # by their probability
 _ELPV_IMAGES = 2624
-_CIFAR10_SIDE = 32
-_CIFAR10_BYTES = 1 + 3 * _CIFAR10_SIDE**2  # a label, then the red, green and blue planes
+_CIFAR10_BYTES = 1 + 3 * 32**2  # a label, then the red, green and blue planes
 _VISA_SPLIT = "split_csv/1cls.csv"
 _VISA_COLUMNS = {"object", "split", "label", "image", "mask"}
 _VISA_KINDS = {("normal", "train"), ("normal", "test"), ("anomaly", "test")}
@@ -139,8 +138,7 @@ def _dagm_masks(folder: Path, stems: set[str]) -> dict[str, Path]:
 def real_iad(folder: Path) -> Places:
     """`realiad_<size>/<category>/{OK,NG}/...`, as the lists `realiad_jsons/<category>.json` say.
 
-    Entries in "train" and "test" have `anomaly_class` (`OK`, or the defect), `image_path` and `mask_path`. Anomalous
-    images that have no mask there get an empty one.
+    Entries have `anomaly_class` (`OK`, or the defect), `image_path` and `mask_path`; without the last, an empty mask.
     """
     root = locate(folder, "realiad_jsons")
     lists = next((sorted((root / n).glob("*.json")) for n in _REAL_IAD_LISTS if any((root / n).glob("*.json"))), [])
@@ -208,4 +206,4 @@ def _cifar10_images(file: Path) -> np.ndarray:
 
 
 def _cifar10_pixels(image: np.ndarray) -> np.ndarray:
-    return np.asarray(image[1:].reshape(3, _CIFAR10_SIDE, _CIFAR10_SIDE).transpose(1, 2, 0))
+    return np.asarray(image[1:].reshape(3, 32, 32).transpose(1, 2, 0))
