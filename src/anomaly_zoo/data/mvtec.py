@@ -42,7 +42,7 @@ class MVTecDataModule(L.LightningDataModule):
     Args:
         root: the dataset in the MVTec layout.
         category: the category's folder name.
-        dataset: its name, which enters the draw of the support; by default the folder name of `root`.
+        dataset: the dataset's name, which enters the draw of the support; by default the folder name of `root`.
         shots: number of support images.
         seed: of the support's draw and of every augmentation, at least 0.
         image_size: side in pixels of a square with as many pixels; of the whole image, also if it is cut into tiles.

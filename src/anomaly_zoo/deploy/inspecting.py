@@ -154,8 +154,8 @@ def watch_folder(
 ) -> Iterator[Path]:
     """Yields every image that appears in a folder, once it is whole, until somebody says stop or the folder is gone.
 
-    A file is whole when its state has not changed between two looks and it can be read, or has not for `patience_s`:
-    then it is reported and not lost. A file whose content changes after it was yielded is a new image. `known` holds
+    A file is whole when its state has not changed between two looks and it can be read. One that cannot is yielded all
+    the same, to be reported, once it has not changed for `patience_s`. Changed content makes a new image. `known` holds
     state and hash of images that need not come again, by absolute path.
     """
     done = dict(known)

@@ -31,7 +31,7 @@ class Download:
 
 
 def fetch(wanted: Download, folder: Path, progress: Progress | None = None) -> Path:
-    """Downloads a file into a folder, or finds it there; what came before the line broke stays in `<name>.part`."""
+    """Downloads a file into a folder, or finds it there; `<name>.part` keeps what came before the line broke."""
     path, part = folder / wanted.name, folder / f"{wanted.name}.part"
     if wrong := [url for url in wanted.urls if not url.startswith(("https://", "http://"))]:
         raise ValueError(f"{wrong[0]!r} is no http or https address")

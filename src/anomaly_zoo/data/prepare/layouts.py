@@ -186,7 +186,7 @@ def elpv(folder: Path, max_test: int | None = 80, labels: Sequence[str] = ("1",)
 
 
 def cifar10(folder: Path) -> Places:
-    """Ten categories, named by their normal class; the others are defects. Pickles of the Python edition run code."""
+    """Ten categories, named by their normal class; others are defects. Of the binary edition: pickles run code."""
     root = locate(folder, "data_batch_*.bin", "test_batch.bin")
     train = np.concatenate([_cifar10_images(file) for file in sorted(root.glob("data_batch_*.bin"))])
     test = _cifar10_images(root / "test_batch.bin")
