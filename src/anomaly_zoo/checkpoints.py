@@ -94,12 +94,7 @@ class Rebuildable(L.LightningModule, metaclass=_NotesArguments):
 
     @classmethod
     def load_from_checkpoint(cls: type[Module], checkpoint_path: str | Path, **kwargs: Any) -> Module:  # type: ignore[override]
-        """Rebuilds the module as it was saved: the same scores to the last bit.
-
-        Args:
-            checkpoint_path: a file written by `Trainer.save_checkpoint`.
-            **kwargs: constructor arguments that replace the saved ones.
-        """
+        """Rebuilds the module as it was saved: the same scores to the last bit. `kwargs` replace saved arguments."""
         checkpoint = read_checkpoint(Path(checkpoint_path), cls.__name__)
         kwargs = checkpoint["init_args"] | kwargs
         kwargs.setdefault("backbone", Backbone(**checkpoint["backbone"], weights="none"))

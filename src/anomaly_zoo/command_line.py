@@ -27,8 +27,7 @@ STORE = "results"
 class CommandLine(AnomalyCLI):
     """`fit` writes `adapted.ckpt`; `test` prints the metrics and writes a result; `predict` writes `predictions.csv`.
 
-    Files go into `trainer.default_root_dir`, results into a store in it. With `--output`, `fit` writes a model folder
-    too, see `deploy`.
+    Files go into `trainer.default_root_dir`, results into a store in it. `fit --output` writes a model folder too.
     """
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -88,7 +87,11 @@ class CommandLine(AnomalyCLI):
         for metric, reason in result.undefined.items():
             self._say(f"{metric:13} undefined: {reason}")
         if self.trainer.is_global_zero:
-            self._save(result)
+            path = result.path_in(self._folder / STORE)
+            if path.exists() and load(path).cell:
+                self._say(f"Not saved, since the bench has made {path}.")
+            else:
+                self._say(f"Result: {save(result, self._folder / STORE)}")
 
     def predict(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Writes the score of every test image."""
@@ -96,13 +99,6 @@ class CommandLine(AnomalyCLI):
         self.trainer.callbacks.append(scores)  # type: ignore[attr-defined]
         self.trainer.predict(model, **kwargs | {"return_predictions": False})
         self._say(f"Scores of {len(scores.rows)} images: {scores.path}")
-
-    def _save(self, result: Result) -> None:
-        path = result.path_in(self._folder / STORE)
-        if path.exists() and load(path).cell:
-            self._say(f"Not saved, since the bench has made {path}.")
-        else:
-            self._say(f"Result: {save(result, self._folder / STORE)}")
 
     @property
     def _folder(self) -> Path:

@@ -15,9 +15,7 @@ from anomaly_zoo.data.image_files import files_below, image_files, images_below,
 from anomaly_zoo.data.images import read_header
 from anomaly_zoo.data.regions import MASK_FOLDER, POLYGON_FILE
 
-MAX_SHOWN = 5
-"""Of notes of one kind."""
-
+MAX_SHOWN = 5  # of notes of one kind
 _MEAN_NORMAL = {"good", "ok", "okay", "normal", "pass", "passed", "nodefect", "defectfree", "nondefective"}
 _ABOUT = (".json", ".txt", ".sha256", ".md", ".csv", ".pdf", ".yaml", ".xml")  # may lie beside the folders of images
 _told: set[str] = set()
@@ -53,30 +51,22 @@ def files_in(category: Path) -> dict[str, Path]:
 
 
 class Category:
-    """Images and masks of a category, from its files by their places (see `files_in`; they need not lie there yet).
-
-    Attributes:
-        images: training and test images by their places.
-        masks: the mask of every test image that has one, by the image's place.
-        regions: the foreground mask of every image that has one, likewise.
-        problems: what would make results wrong, a line each; `notes` may be on purpose, `found` is what `check` adds.
-    """
+    """Images and masks of a category, from its files by their places (see `files_in`; they need not lie there yet)."""
 
     def __init__(self, name: str, files: Mapping[str, Path]) -> None:
         self.name = name
         self.files = files
         self.images = {place: path for place, path in files.items() if place.startswith(("train/", "test/"))}
-        self.masks: dict[str, Path] = {}
-        self.regions: dict[str, Path] = {}
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-        self.found: list[str] = []
+        self.masks: dict[str, Path] = {}  # by the place of the test image
+        self.regions: dict[str, Path] = {}  # the foreground masks, by the place of the image
+        self.problems: list[str] = []  # what would make results wrong, a line each
+        self.notes: list[str] = []  # what may be on purpose
+        self.found: list[str] = []  # what `check` adds
         for folder in sorted({place.split("/")[1] for place in self.images} - {"good"}):
             if means_normal(folder):
                 path = next(path for place, path in self.images.items() if place.split("/")[1] == folder)
-                self.problems.append(
-                    f"the images in {path.parent} would count as a defect {folder!r}: move them to good, or rename it"
-                )
+                counts = f"the images in {path.parent} would count as a defect {folder!r}"
+                self.problems.append(f"{counts}: move them to good, or rename it")
         self._match_masks()
         self._match_regions()
         self._compare_orientations()
@@ -134,10 +124,9 @@ class Category:
                 if of_image.orientation != of_mask.orientation and keeps_size:
                     differing.append(self.images[place])
         if differing:
-            self.notes.append(
-                f"{some(differing)}: turned as the camera noted (EXIF orientation), and the masks are not; if these "
-                "were drawn on the unturned pixels, remove that note from the images"
-            )
+            turned = f"{some(differing)}: turned as the camera noted (EXIF orientation), and the masks are not"
+            hint = "if these were drawn on the unturned pixels, remove that note from the images"
+            self.notes.append(f"{turned}; {hint}")
 
 
 def checked(root: Path, folder: Path, files: Mapping[str, Path]) -> Category:
@@ -180,10 +169,9 @@ def check_mask(mask: Bool[np.ndarray, "h w"], mask_path: Path, image_path: Path,
     """Refuses a mask that has another size than its image."""
     if mask.shape != (height, width):
         turned = " (an image is turned as its camera noted)" if mask.shape == (width, height) else ""
-        raise ValueError(
-            f"the mask {mask_path} has {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image_path} has "
-            f"{width}x{height}{turned}: save the mask in the size of the image"
-        )
+        found = f"the mask {mask_path} has {mask.shape[1]}x{mask.shape[0]} pixels"
+        needed = f"its image {image_path} has {width}x{height}{turned}: save the mask in the size of the image"
+        raise ValueError(f"{found}, but {needed}")
 
 
 def refuse(problems: Sequence[str], root: Path) -> None:

@@ -17,33 +17,22 @@ MAX_STRETCH = 1.25  # that is no cause for a note; rounding to multiples of 32 p
 
 
 class MVTecDataset(Dataset[Sample]):
-    """The test split of a category, sorted by defect and file name.
+    """The test split of a category, sorted by defect and file name; masks have the shape of the images by default.
 
-    Args:
-        root: the dataset in the MVTec layout.
-        category: the category's folder name.
-        shape: of the images.
-        mask_shape: of the masks, by default that of the images.
-
-    Attributes:
-        paths: every test image; `labels` are True for the anomalous ones.
-        defects: sorted names of the anomalous test folders that hold images.
-        mask_paths: the mask of every image; None for normal ones and where there is no ground truth (`has_masks`).
+    `mask_paths` are None for normal images, and for all where there is no ground truth (`has_masks`).
     """
 
     def __init__(self, root: Path, category: str, shape: Shape, mask_shape: Shape | None = None) -> None:
         folder = category_folder(root, category)
-        self.shape = shape
-        self.mask_shape = mask_shape or shape
+        self.shape, self.mask_shape = shape, mask_shape or shape
         self._is_noted = False
         found = checked(root, folder, files_in(folder))
         test = {place: path for place, path in found.images.items() if place.startswith("test/")}
         self.paths = list(test.values())
         self.labels = [path.parent.name != "good" for path in self.paths]
         self.defects = list(dict.fromkeys(path.parent.name for path in self.paths if path.parent.name != "good"))
-        self.mask_paths = [
-            found.masks.get(place) if label else None for place, label in zip(test, self.labels, strict=True)
-        ]
+        is_anomalous = dict(zip(test, self.labels, strict=True))
+        self.mask_paths = [found.masks.get(place) if is_anomalous[place] else None for place in test]
         self.has_masks = any(path is not None for path in self.mask_paths)
         self.regions = Regions(folder)
 
@@ -67,9 +56,8 @@ class MVTecDataset(Dataset[Sample]):
         ratio = (width / height) / (self.mask_shape[1] / self.mask_shape[0])
         if not self._is_noted and not 1 / MAX_STRETCH <= ratio <= MAX_STRETCH:
             self._is_noted = True
-            tell(
-                [f"{path} has {width}x{height} pixels, the support has another aspect ratio: such images are stretched"]
-            )
+            found = f"{path} has {width}x{height} pixels, the support has another aspect ratio"
+            tell([f"{found}: such images are stretched"])
 
 
 def read_with_region(path: Path, regions: Regions) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None]:

@@ -5,16 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-"""File name endings, in lower case, that count as images."""
-
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-"""The formats that are decoded, as Pillow names them. The content of a file decides, not its suffix."""
-
-MAX_IMAGE_PIXELS = 2**27
-"""Larger images (16384 x 8192) are refused by their header, before memory is taken for them: files can lie."""
-
-MAX_FILE_BYTES = 2**31
-"""Larger files are not even opened."""
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # as Pillow names them; the content decides, not the suffix
+MAX_IMAGE_PIXELS = 2**27  # larger images (16384 x 8192) are refused by their header, before memory is taken for them
+MAX_FILE_BYTES = 2**31  # larger files are not even opened
 
 _SYSTEM = {"@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin",
            "recycler", "system volume information", "__macosx", "lost+found", "thumbs.db", "ehthumbs.db",
@@ -48,8 +41,8 @@ def subfolders(folder: Path) -> list[Path]:
 def files_below(folder: Path) -> Iterator[Path]:
     """Yields all files in a folder and the folders in it, one by one, sorted by name, without those that `is_hidden`.
 
-    Links to files and folders are followed, but not to a folder that holds this one. Every folder counts once, so that
-    links cannot lead in circles. Links that lead nowhere are yielded as well, for somebody to report them.
+    Links are followed, but every folder counts once, and none that holds this one, so that they cannot lead in circles.
+    Links that lead nowhere are yielded as well, for somebody to report them.
     """
     yield from _below(folder, set(folder.resolve().parents))
 

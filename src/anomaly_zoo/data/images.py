@@ -45,19 +45,11 @@ def read_image(path: Path) -> np.ndarray:
     """Reads an image of any kind as 8-bit RGB, `h w 3`.
 
     Grey is repeated over the three channels, alpha is dropped, palettes are looked up. 16-bit grey is scaled by its
-    full range (65535 becomes 255, whatever the image's own maximum), of 16-bit colour the high byte is kept. TIFF in
-    which 0 is white is inverted, and a noted rotation is applied.
-
-    Raises:
-        ValueError: the file is empty, damaged, too large or of another format; it holds several pages; or its pixels
-            are signed, of 32 bits or fractions, of which nobody knows what is white.
+    full range (65535 becomes 255), of 16-bit colour the high byte is kept. TIFF in which 0 is white is inverted, and a
+    noted rotation is applied. ValueError if the file is damaged, too large, of another format or of several pages, or
+    if nobody knows what is white in it (signed, 32 bits, fractions).
     """
     return decode_image(_content(path), str(path), MAX_IMAGE_PIXELS)
-
-
-def read_pages(path: Path) -> Iterator[np.ndarray]:
-    """Reads one page or frame after the other, as `read_image` does; most files have one."""
-    return decode_pages(_content(path), str(path), MAX_IMAGE_PIXELS)
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
@@ -65,18 +57,6 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     with _opened(io.BytesIO(data), name, max_pixels) as image:
         _refuse_pages(image, name)
         return _rgb(image, name)
-
-
-def decode_pages(data: bytes, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[np.ndarray]:
-    """Decodes one page after the other; see `read_pages`."""
-    with _opened(io.BytesIO(data), name, max_pixels) as image:
-        pages = _pages(image)
-    for page in pages:
-        with _opened(io.BytesIO(data), name, max_pixels) as image:
-            image.seek(page)
-            _refuse_size(image, name, max_pixels)
-            pixels = _rgb(image, f"{name}, page {page + 1}" if len(pages) > 1 else name)
-        yield pixels
 
 
 def read_header(path: Path) -> Header:
@@ -155,14 +135,16 @@ def _content(path: Path) -> bytes:
 
 @contextmanager
 def _opened(file: io.BufferedIOBase, name: str, max_pixels: int) -> Iterator[Any]:
-    """The picture in a file; whatever goes wrong with it inside becomes a ValueError with the file's name."""
+    """The picture in a file; what goes wrong with it inside becomes a ValueError with the file's name."""
     try:
         with warnings.catch_warnings():  # a damaged header makes Pillow warn and go on, without the file's name
             warnings.simplefilter("ignore")
             if isinstance(file, io.BytesIO) and not _is_whole(file.getvalue()):
                 raise EOFError
             with Image.open(cast(IO[bytes], file), formats=IMAGE_FORMATS) as image:
-                _refuse_size(image, name, max_pixels)
+                if image.width * image.height > max_pixels:
+                    shown = f"its {image.width}x{image.height} pixels are over the limit of {max_pixels}"
+                    raise RefusedError(f"cannot read {name} as an image: {shown}; cut it into parts")
                 yield image
             return
     except RefusedError:
@@ -193,12 +175,6 @@ def _is_whole(data: bytes) -> bool:
     if num_zeros >= _ZEROS and data.startswith(b"\xff\xd8"):  # a JPEG needs an end after the last start of a scan
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     return num_zeros < max(_ZEROS, len(data) // 8) or not data.startswith(b"RIFF")  # a black WebP has up to 1 in 16
-
-
-def _refuse_size(image: Any, name: str, most: int) -> None:
-    if image.width * image.height > most:
-        shown = f"its {image.width}x{image.height} pixels are over the limit of {most}"
-        raise RefusedError(f"cannot read {name} as an image: {shown}; cut it into parts")
 
 
 def _refuse_pages(image: Any, name: str) -> None:

@@ -31,12 +31,8 @@ from anomaly_zoo.data.transforms import Shape, category_shape, orientations_of, 
 from anomaly_zoo.nn.tiling import Tiling
 from anomaly_zoo.types import Batch
 
-TRAIN_BATCHES = 1000
-"""Training batches of one epoch, in each process. The budget is counted in steps, so an epoch has no meaning."""
-
-EVALUATION_SIZE = 256
-"""Maps are compared with masks at as many pixels as a square of this side has, whatever size a method sees."""
-
+TRAIN_BATCHES = 1000  # of one epoch, in each process; the budget is counted in steps, so an epoch has no meaning
+EVALUATION_SIZE = 256  # maps and masks are compared at as many pixels as a square of this side has
 _SMALLEST = {"image_size": 1, "batch_size": 1, "views": 1, "test_batch_size": 1, "num_workers": 0}
 
 
@@ -49,8 +45,7 @@ class MVTecDataModule(L.LightningDataModule):
         dataset: the dataset's name, which enters the draw of the support; by default the folder name of `root`.
         shots: number of support images.
         seed: of the support's draw and of every augmentation, at least 0.
-        image_size: side in pixels of a square image, or of a square with as many pixels; of the whole image, also where
-            it is cut into tiles.
+        image_size: side in pixels of a square with as many pixels; of the whole image, also if it is cut into tiles.
         shape: of all images: `keep` the category's aspect ratio, see `transforms.category_shape`, or `square`.
         batch_size: support images per training batch; a batch holds `batch_size * views` images.
         views: augmented views of each image in a training batch.
@@ -58,13 +53,6 @@ class MVTecDataModule(L.LightningDataModule):
         num_workers: processes that read and augment images; what they yield does not depend on their number.
         tile_px: side of the tiles into which every image is cut; each is an image to the method. None cuts nothing.
         overlap_px: what neighbouring tiles share at least.
-
-    Attributes:
-        support_files: the support in its order; empty before `setup`.
-        defects: sorted names of the anomalous test folders; empty before `setup`.
-        has_masks: whether the category has ground-truth masks; False before `setup`.
-        tiling: how images are cut; None if they are not, and before `setup`.
-        image_shape: height and width that images are resized to; (0, 0) before `setup`.
     """
 
     def __init__(
@@ -87,21 +75,17 @@ class MVTecDataModule(L.LightningDataModule):
         self.root = Path(root).expanduser()
         self.category = category
         self.dataset = dataset or (self.root.resolve() if self.root.name in ("", "..") else self.root).name
-        self.shots = shots
-        self.seed = seed
-        self.image_size = image_size
-        self.shape = shape
-        self.batch_size = batch_size
-        self.views = views
-        self.test_batch_size = test_batch_size
-        self.num_workers = num_workers
-        self.tile_px = tile_px
-        self.overlap_px = overlap_px
-        self.support_files: list[Path] = []
-        self.defects: list[str] = []
-        self.has_masks = False
-        self.tiling: Tiling | None = None
-        self.image_shape: Shape = (0, 0)
+        self.shots, self.seed = shots, seed
+        self.image_size, self.shape = image_size, shape
+        self.batch_size, self.views = batch_size, views
+        self.test_batch_size, self.num_workers = test_batch_size, num_workers
+        self.tile_px, self.overlap_px = tile_px, overlap_px
+        # What `setup` finds
+        self.support_files: list[Path] = []  # in the order of the draw
+        self.defects: list[str] = []  # sorted names of the anomalous test folders
+        self.has_masks = False  # whether there is ground truth
+        self.tiling: Tiling | None = None  # how images are cut, if they are
+        self.image_shape: Shape = (0, 0)  # that images are resized to
         self._test_set: MVTecDataset | None = None
         self._not_trained: frozenset[str] = frozenset()
         self._augments = True
@@ -110,11 +94,8 @@ class MVTecDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Draws the support, and checks all that can be checked without decoding images. Doing it again is free.
 
-        Only the stages "test" and "predict" need test images.
-
-        Raises:
-            FileNotFoundError: a folder, or all the images in it, are missing.
-            ValueError: an argument is out of range, or only some of the anomalous images have a mask.
+        Only the stages "test" and "predict" need test images. FileNotFoundError if a folder or its images are missing,
+        ValueError if an argument is out of range or something else is wrong with the dataset.
         """
         if self._test_set is None:
             for name, least in _SMALLEST.items():
@@ -141,18 +122,14 @@ class MVTecDataModule(L.LightningDataModule):
     def support(
         self, views: int = 1, orientations: Sequence[int] | None = None, max_images: int | None = None
     ) -> Batch:
-        """Returns `shots * views` normal images: the views of the first image, then those of the second ...
+        """Returns `shots * views` normal images: the views of the first image, or of each of its tiles, then the next.
 
-        With tiles, there are as many for each tile of an image, tile by tile.
+        The first view is the image as it is (resized), the others are augmented, always in the same way.
 
         Args:
-            views: views per image. The first is the image as it is (resized), the others are augmented, always in the
-                same way.
+            views: views per image.
             orientations: of the views, in turn; see `transforms.oriented`. None are the symmetries of the shape.
             max_images: only the first so many images, and of each the tile in the middle; None is all.
-
-        Raises:
-            ValueError: `views` is below 1, or a support image cannot be read; see also `setup`, which is called here.
         """
         if views < 1:
             raise ValueError(f"views is {views}: choose 1 or more")
@@ -173,10 +150,7 @@ class MVTecDataModule(L.LightningDataModule):
         self._not_trained, self._augments = frozenset(paths), augments
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Returns `TRAIN_BATCHES` batches of `batch_size` support images times `views` augmented views, image-major.
-
-        Each process of a distributed run gets batches of its own. In the next epoch they repeat.
-        """
+        """Returns the batches of an epoch, image-major: in each process its own, and in every epoch the same."""
         support = zip(*self._support(), strict=True)
         images, paths = zip(*((image, path) for image, path in support if path not in self._not_trained), strict=True)
         num_processes = self.trainer.world_size if self.trainer is not None else 1
@@ -191,9 +165,7 @@ class MVTecDataModule(L.LightningDataModule):
         # Lightning's own choice evens out the processes by repeating images, which falsifies the metrics
         return self._loader(self._test_images(), self.test_batch_size, UnrepeatedDistributedSampler)
 
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Returns the same batches as `test_dataloader`."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def _support(self) -> tuple[list[UInt8[np.ndarray, "h w 3"]], list[str]]:
         """The resized support images or their tiles, read once, and their files."""
@@ -203,32 +175,23 @@ class MVTecDataModule(L.LightningDataModule):
         if not self._support_images:
             regions = Regions(self.root / self.category)
             images = [resize(read_with_region(path, regions)[0], self.image_shape) for path in self.support_files]
-            self._support_images = [
-                np.ascontiguousarray(image[top : top + height, left : left + width])
-                for image in images
-                for top, left in corners
-            ]
+            cut = (image[top : top + height, left : left + width] for image in images for top, left in corners)
+            self._support_images = [np.ascontiguousarray(tile) for tile in cut]
         return self._support_images, [str(path) for path in self.support_files for _ in corners]
 
     def _test_images(self) -> MVTecDataset:
-        if self._test_set is None:
-            self.setup()
+        self.setup()
         assert self._test_set is not None
         if not self._test_set.paths:
             folder = self.root / self.category / "test"
-            raise FileNotFoundError(
-                f"{folder} holds no test images: put them into {folder / 'good'} and {folder / '<defect>'}"
-            )
+            hint = f"put them into {folder / 'good'} and {folder / '<defect>'}"
+            raise FileNotFoundError(f"{folder} holds no test images: {hint}")
         return self._test_set
 
     def _loader(
-        self,
-        dataset: Dataset[Sample],
-        batch_size: int,
-        distributed_sampler: type[DistributedSampler[Sample]],
+        self, dataset: Dataset[Sample], batch_size: int, distributed_sampler: type[DistributedSampler[Sample]]
     ) -> DataLoader[Sample]:
-        trainer = self.trainer
-        sampler = None
+        trainer, sampler = self.trainer, None
         if trainer is not None and trainer.world_size > 1:
             sampler = distributed_sampler(dataset, trainer.world_size, trainer.global_rank, shuffle=False)
         return DataLoader(

@@ -24,11 +24,7 @@ _EXAMPLE = '{"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]]}, with x and y f
 
 
 class Regions:
-    """The regions of interest of a category's folder; without any, `exist` is False, and none may be asked for.
-
-    Raises:
-        ValueError: there are a polygon file and a folder, or the polygon file is malformed.
-    """
+    """The regions of interest of a category, if any `exist`; ValueError if its polygon file is wrong or superfluous."""
 
     def __init__(self, category: Path) -> None:
         self.category = category
@@ -41,11 +37,7 @@ class Regions:
         self._filled = np.zeros((0, 0), dtype=bool)  # the polygons in the size of the last image
 
     def mask(self, image_path: Path, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
-        """The region in one image of the category: True where the product is.
-
-        Raises:
-            ValueError: the image has no mask in the folder, or one of another size, or an empty one.
-        """
+        """True where the product is; ValueError if the image has no mask, one of another size or an empty one."""
         if self.polygons:
             if self._filled.shape != (height, width):
                 self._filled = _fill(self.polygons, height, width)
@@ -63,20 +55,17 @@ class Regions:
             self._masks[folder] = {path.stem: path for path in image_files(folder)}
         found = self._masks[folder].get(f"{image_path.stem}_mask", self._masks[folder].get(image_path.stem))
         if found is None:
-            raise ValueError(
-                f"{image_path} has no region: add {folder / f'{image_path.stem}.png'} "
-                f"(or move {self.category / MASK_FOLDER} away to let every pixel count)"
-            )
+            hint = f"(or move {self.category / MASK_FOLDER} away to let every pixel count)"
+            raise ValueError(f"{image_path} has no region: add {folder / f'{image_path.stem}.png'} {hint}")
         return found
 
 
 def check_region(region: Bool[np.ndarray, "h w"], source: Path, image_path: Path, height: int, width: int) -> None:
     """Refuses a region, read from `source`, that is empty or has another size than its image."""
     if region.shape != (height, width):
-        raise ValueError(
-            f"the region {source} has {region.shape[1]}x{region.shape[0]} pixels, but its image {image_path} "
-            f"has {width}x{height}: save it in the size of the image"
-        )
+        found = f"the region {source} has {region.shape[1]}x{region.shape[0]} pixels"
+        needed = f"its image {image_path} has {width}x{height}: save it in the size of the image"
+        raise ValueError(f"{found}, but {needed}")
     if not region.any():
         raise ValueError(f"the region {source} holds no pixel of {image_path}: nothing of the image would count")
 

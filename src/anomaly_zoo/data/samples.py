@@ -11,21 +11,13 @@ from anomaly_zoo.types import Batch
 
 
 class Sample(NamedTuple):
-    """One image file in one or more views. Pixels stay uint8 up to here: a quarter of the bytes to copy around.
+    """One image file in one or more views. Pixels stay uint8 up to here: a quarter of the bytes to copy around."""
 
-    Attributes:
-        views: resized RGB views of the image, in [0, 255].
-        mask: for every view, True where a pixel is anomalous; it may have another size than the image.
-        label: True for an anomalous image.
-        path: the image's file.
-        region: for every view, True where scores count; None where they count everywhere.
-    """
-
-    views: UInt8[np.ndarray, "v h w 3"]
-    mask: Bool[np.ndarray, "v _ _"]
-    label: bool
+    views: UInt8[np.ndarray, "v h w 3"]  # resized RGB
+    mask: Bool[np.ndarray, "v _ _"]  # True where a pixel is anomalous; it may have another size than the image
+    label: bool  # True for an anomalous image
     path: str
-    region: Bool[np.ndarray, "v h w"] | None = None
+    region: Bool[np.ndarray, "v h w"] | None = None  # True where scores count; None where they count everywhere
 
 
 def normal_sample(views: Sequence[UInt8[np.ndarray, "h w 3"]], path: str) -> Sample:
@@ -35,10 +27,7 @@ def normal_sample(views: Sequence[UInt8[np.ndarray, "h w 3"]], path: str) -> Sam
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Joins samples into one batch, image-major: all views of the first image, then those of the second ...
-
-    Either all samples have a region or none. The batch's `image` is float32 in [0, 1] and contiguous.
-    """
+    """Joins samples into one batch, float32 in [0, 1]: all views of the first image, then those of the second ..."""
     pixels = np.concatenate([sample.views for sample in samples]).transpose(0, 3, 1, 2)
     of_views = [sample for sample in samples for _ in sample.views]
     regions = [sample.region for sample in samples if sample.region is not None]

@@ -33,9 +33,8 @@ def category_folder(root: Path, category: str) -> Path:
     """Finds the folder of a category, by its exact name; FileNotFoundError names those that are there."""
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"the dataset folder {root} {found}: pass a folder in the MVTec layout, <root>/<category>/train/good/*.png"
-        )
+        wanted = "pass a folder in the MVTec layout, <root>/<category>/train/good/*.png"
+        raise FileNotFoundError(f"the dataset folder {root} {found}: {wanted}")
     categories = [folder.name for folder in subfolders(root)]
     if category in categories:
         return root / category
@@ -60,11 +59,8 @@ def _is_unprepared(folder: Path) -> bool:
 def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int) -> list[Path]:
     """Draws the support: the first `shots` files of one permutation of the normal training images, seeded by the names.
 
-    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files.
-
-    Raises:
-        FileNotFoundError: dataset, category or normal training images are missing.
-        ValueError: `shots` is out of range, or `seed` is negative.
+    The 4-shot support is therefore inside the 8-shot support, and every method sees the same files. FileNotFoundError
+    if there are none, ValueError if `shots` or `seed` is out of range.
     """
     folder = category_folder(root, category) / "train" / "good"
     files = image_files(folder)
@@ -73,14 +69,11 @@ def support_paths(root: Path, dataset: str, category: str, shots: int, seed: int
             raise FileNotFoundError(_PREPARE.format(root / category))
         found = "holds no images" if folder.is_dir() else "does not exist"
         meant = next((sub for sub in subfolders(folder.parent) if means_normal(sub.name) and sub != folder), None)
-        way_out = (
-            f"rename {meant} to good" if meant else "put the normal training images there (png, jpg, bmp, tif, webp)"
-        )
-        raise FileNotFoundError(f"{folder} {found}: {way_out}")
+        put = "put the normal training images there (png, jpg, bmp, tif, webp)"
+        raise FileNotFoundError(f"{folder} {found}: {f'rename {meant} to good' if meant else put}")
     if not 1 <= shots <= len(files):
-        raise ValueError(
-            f"shots is {shots}, but {folder} holds {len(files)} normal images: choose shots from 1 to {len(files)}"
-        )
+        found = f"{folder} holds {len(files)} normal images"
+        raise ValueError(f"shots is {shots}, but {found}: choose shots from 1 to {len(files)}")
     if seed < 0:
         raise ValueError(f"seed is {seed}: choose 0 or more")
     return [files[index] for index in seeded_permutation(len(files), dataset, category, seed)[:shots]]

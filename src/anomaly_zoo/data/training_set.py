@@ -14,9 +14,8 @@ from anomaly_zoo.data.transforms import training_view
 def training_order(shots: int, batch_size: int, batches: int, seed: int) -> list[int]:
     """Decides which support image every sample shows: `batch_size * batches` numbers below `shots`.
 
-    Each block of `shots` samples holds every image once, in a new order. Where a block ends inside a batch, the next
-    one starts with images that the batch does not have yet, so that the images of a batch are distinct whenever
-    `batch_size <= shots`.
+    Each block of `shots` samples holds every image once, in a new order that starts with what the batch does not have
+    yet: the images of a batch are distinct whenever `batch_size <= shots`.
 
     >>> training_order(shots=4, batch_size=3, batches=4, seed=0)
     [0, 3, 2, 1, 2, 0, 1, 3, 0, 1, 3, 2]
@@ -32,18 +31,10 @@ def training_order(shots: int, batch_size: int, batches: int, seed: int) -> list
 
 
 class TrainingSet(Dataset[Sample]):
-    """Augmented views of support images. Sample i depends on i and the seed alone, not on who asks when.
+    """Views of resized support images, augmented or not. Sample i depends on i and the seed, not on who asks when.
 
-    Args:
-        images: the resized support images.
-        paths: their files.
-        views: augmented views per sample.
-        batch_size: samples per batch and process.
-        batches: batches per process.
-        seed: of order and augmentation, at least 0.
-        num_processes: process r takes samples r, r + num_processes ... as `DistributedSampler` deals them out; the
-            images of a batch are distinct in each process too.
-        augments: whether views are augmented, or all the image as it is.
+    Process r takes samples r, r + num_processes ... as `DistributedSampler` deals them out; `batch_size` and `batches`
+    are those of each process, in which the images of a batch are distinct too.
     """
 
     def __init__(
@@ -57,11 +48,8 @@ class TrainingSet(Dataset[Sample]):
         num_processes: int = 1,
         augments: bool = True,
     ) -> None:
-        self.images = images
-        self.paths = paths
-        self.views = views
-        self.seed = seed
-        self.augments = augments
+        self.images, self.paths = images, paths
+        self.views, self.seed, self.augments = views, seed, augments
         order = np.array(training_order(len(images), batch_size, batches * num_processes, seed))
         self.order: list[int] = order.reshape(batches, num_processes, batch_size).swapaxes(1, 2).flatten().tolist()
 

@@ -7,21 +7,16 @@ import functools
 import os
 import random
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-Shape = tuple[int, int]
-"""Height and width in pixels."""
-
+Shape = tuple[int, int]  # height and width in pixels
 NUM_ORIENTATIONS = 16
-STRIDE = 32
-"""Of the coarsest feature maps; sides of an oblong shape are multiples of it."""
+STRIDE = 32  # of the coarsest feature maps; sides of an oblong shape are multiples of it
 MAX_ASPECT = 4.0
-
 _PHOTOMETRIC = {"brightness": (0.9, 1.1), "contrast": (0.9, 1.1), "saturation": (0.9, 1.1), "hue": (-0.02, 0.02)}
 
 
@@ -60,13 +55,9 @@ def resize_mask(mask: Bool[np.ndarray, "h w"], shape: Shape) -> Bool[np.ndarray,
 
 
 def oriented(image: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Turns or mirrors an image.
+    """Turns an image by `orientation` times 90 degrees anticlockwise; 4 to 7 do the same after mirroring left to right.
 
-    Args:
-        image: of any shape; odd orientations swap height and width.
-        orientation: 0 to 3 turn it by as many times 90 degrees anticlockwise; 4 to 7 do the same after mirroring left
-            to right. No pixel of these is interpolated. 8 to 15 are 0 to 7 turned by another 45 degrees
-            anticlockwise about the centre, where what comes in at the corners is the image's mirror.
+    8 to 15 are 0 to 7, interpolated, turned by another 45 degrees; what comes in at the corners is the image's mirror.
     """
     mirrored = np.fliplr(image) if orientation % 8 >= 4 else image
     turned = np.ascontiguousarray(np.rot90(mirrored, orientation % 4))
@@ -80,14 +71,7 @@ def oriented(image: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.nd
 def support_view(
     image: UInt8[np.ndarray, "h w 3"], view: int, seed: int, orientations: Sequence[int] = range(NUM_ORIENTATIONS // 2)
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Makes one view of a support image: turned or mirrored, with mild changes of brightness and colour.
-
-    Args:
-        image: a support image.
-        view: 0 for the untouched image; view v takes orientation v mod n of the n `orientations`.
-        seed: of the brightness and colour changes, at least 0.
-        orientations: such as keep the image's shape, see `orientations_of`.
-    """
+    """View 0 is the image as it is; view v has orientation v mod n of the n given, and a mild change of colour."""
     if view == 0:
         return image
     return _apply(_support_pipeline(), oriented(image, orientations[view % len(orientations)]), seed)
@@ -131,11 +115,9 @@ def _training_pipeline(is_square: bool) -> Any:
     )
 
 
-@functools.cache
-def _albumentations() -> ModuleType:
+def _albumentations() -> Any:
     # Late, because it takes 0.7 s that testing can do without; without the variable it asks the network for news
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations  # type: ignore[import-untyped]
 
-    module: ModuleType = albumentations
-    return module
+    return albumentations

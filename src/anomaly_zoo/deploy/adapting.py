@@ -19,9 +19,7 @@ from anomaly_zoo.deploy.model_folder import Model, class_path_of, copy_of
 from anomaly_zoo.module import AnomalyModule
 
 _COMPARED = (256, 256)
-
-Report = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much."""
+Report = Callable[[str, int, int], None]  # told what is being done, how much of it is done, and of how much
 
 
 def require_deployable(module: AnomalyModule, data: MVTecDataModule) -> None:
@@ -34,10 +32,7 @@ def require_deployable(module: AnomalyModule, data: MVTecDataModule) -> None:
 
 
 def make_model(module: AnomalyModule, data: MVTecDataModule, false_alarm_rate: float = 0.05) -> Model:
-    """Adds a threshold to a fitted module, from the scores that its held-out support images had.
-
-    Images that show one part count as one; of a single one there is no threshold. ValueError if it is not fitted.
-    """
+    """Adds a threshold, from the held-out scores of the support, to a fitted module: none if all show a single part."""
     require_deployable(module, data)
     if not module.is_fitted:
         raise ValueError(f"This {type(module).__name__} is not fitted, so it has no held-out scores: fit it first.")

@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-MIN_SCORES = 2
-NEEDED = 4
-"""So many independent support images make a threshold more than a guess; of one, none is made."""
-
+_MIN_SCORES = 2
+_NEEDED = 4  # so many independent support images make a threshold more than a guess; of one, none is made
 _AGREE = 0.01  # relative spread of held-out scores below which they are those of one part; see docs/deploy.md
 _TABLE_P = np.concatenate([np.linspace(0.999, 0.1, 64, endpoint=False), np.geomspace(0.1, 1e-6, 192)])
 _LEAST_SPREAD_RATIO = 1e-3  # of the mean: scores that agree better than that say nothing about others
@@ -60,8 +58,8 @@ def calibrate(
     """Fits both tails, to the numbers of at least two held-out normal images (or views); see `Calibration`."""
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate is {false_alarm_rate}: choose a share between 0 and 1, such as 0.05")
-    if len(image_scores) < MIN_SCORES or not np.isfinite([*image_scores, *map_peaks, map_level]).all():
-        raise ValueError(f"held-out scores {list(image_scores)}: a threshold needs {MIN_SCORES} or more, all finite")
+    if len(image_scores) < _MIN_SCORES or not np.isfinite([*image_scores, *map_peaks, map_level]).all():
+        raise ValueError(f"held-out scores {list(image_scores)}: a threshold needs {_MIN_SCORES} or more, all finite")
     p_values = np.unique([*_TABLE_P, false_alarm_rate])[::-1]  # so that p < rate exactly where score > threshold
     return Calibration(
         false_alarm_rate=false_alarm_rate,
@@ -78,9 +76,8 @@ def calibrate(
 def tail_quantile(scores: Sequence[float], probability: float) -> float:
     """The value that one more score exceeds with the given probability.
 
-    Example:
-        >>> round(tail_quantile([1.0, 2.0, 3.0], 0.05), 3)
-        5.372
+    >>> round(tail_quantile([1.0, 2.0, 3.0], 0.05), 3)
+    5.372
     """
     from scipy import stats  # late: onnxruntime does without it, as long as nobody asks for another rate
 
@@ -100,13 +97,11 @@ def doubts(names: Sequence[str], first: Sequence[int], held_out_scores: Sequence
         found.append(f"{alike}; where they are too much alike, new parts count as anomalous: adapt to other parts.")
     spread = float(np.std(held_out_scores, ddof=1)) / max(abs(float(np.mean(held_out_scores))), 1e-12)
     if not copies and len(names) > 1 and spread < _AGREE:
-        found.append(
-            f"held-out scores nearly agree (within {spread:.1%}), as those of one part do: adapt to other parts."
-        )
-    if number < NEEDED:
+        agree = f"held-out scores nearly agree (within {spread:.1%})"
+        found.append(f"{agree}, as those of one part do: adapt to other parts.")
+    if number < _NEEDED:
         has = f"the support has {number} independent image{'s' * (number > 1)}"
-        guess = ("there is a score and no decision, unless you pass --threshold", "the threshold is a guess")[
-            number > 1
-        ]
-        found.append(f"{has}, so that {guess}: adapt to {NEEDED} or more, better 8, of different parts.")
+        no_decision = "there is a score and no decision, unless you pass --threshold"
+        guess = "the threshold is a guess" if number > 1 else no_decision
+        found.append(f"{has}, so that {guess}: adapt to {_NEEDED} or more, better 8, of different parts.")
     return tuple(found)

@@ -23,9 +23,8 @@ _MODEL_HELP = "folder written by `fit --output`"
 def meant(arguments: Sequence[str]) -> bool:
     """Whether a command line is for this module; `predict --ckpt_path` is Lightning's, for a test split.
 
-    Example:
-        >>> meant(["predict", "--model", "model", "images"]), meant(["predict", "--ckpt_path", "adapted.ckpt"])
-        (True, False)
+    >>> meant(["predict", "--model", "model", "images"]), meant(["predict", "--ckpt_path", "adapted.ckpt"])
+    (True, False)
     """
     lightnings = ("--ckpt_path", "--config", "-c", "--print_config")
     return arguments[:1] in (["export"], ["serve"]) or (

@@ -20,10 +20,7 @@ _EXAMPLE_PX = (2, 310, 300)  # batch, height and width must differ from each oth
 
 
 def export_onnx(model: Model, path: Path) -> None:
-    """Writes the model as one file, whole or not at all; its metadata says where it comes from.
-
-    ValueError if packages are missing, or if the method does something that ONNX has no operation for.
-    """
+    """Writes the model, whole or not at all; ValueError if packages or, for the method, ONNX operations are missing."""
     axes = {number: torch.export.Dim(name) for number, name in enumerate(("batch", "height", "width"))}
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -50,10 +47,7 @@ def export_onnx(model: Model, path: Path) -> None:
 
 
 def quantise(source: Path, path: Path) -> None:
-    """Rewrites an exported file with matrices of 8 bits, which are multiplied as such; convolutions stay as they are.
-
-    The dynamic quantisation of onnxruntime: the other factor is rounded while the model runs.
-    """
+    """Rewrites an exported file with matrices of 8 bits (onnxruntime's dynamic quantisation); convolutions stay."""
     try:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -69,17 +63,13 @@ def quantise(source: Path, path: Path) -> None:
 
 def _about(model: Model) -> dict[str, str]:
     calibration = model.calibration
-    about: dict[str, Any] = {
+    same = ("method", "category", "support_sha256", "image_shape", "warnings")
+    about: dict[str, Any] = {name: getattr(model, name) for name in same} | {
         "format": FORMAT,
         "anomaly_zoo": __version__,
-        "method": model.method,
-        "category": model.category,
-        "support_sha256": model.support_sha256,
-        "image_shape": model.image_shape,
         "shots": len(model.support),
         "false_alarm_rate": calibration.false_alarm_rate,
         "threshold": calibration.threshold,
         "calibration": asdict(calibration),
-        "warnings": model.warnings,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}

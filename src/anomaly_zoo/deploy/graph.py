@@ -1,7 +1,6 @@
 """An adapted module as one graph from camera pixels to a decision, of operations that ONNX has.
 
-Blocks of `nn` that search or solve in a way of their own are replaced, in a copy of the module, by plain matrix
-products; a method that is built of those blocks needs no code here.
+Blocks of `nn` that search or solve are replaced, in a copy, by matrix products: a method of those needs no code here.
 """
 
 import torch

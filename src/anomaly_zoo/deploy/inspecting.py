@@ -18,36 +18,26 @@ from anomaly_zoo.data.images import read_image
 from anomaly_zoo.deploy.calibration import Calibration
 from anomaly_zoo.pictures import Scale
 
+# Of an exported file: the names of its input and outputs, and what its metadata says who wrote it
 INPUT, FORMAT = "image", "anomaly_zoo"
-"""Of an exported file: the name of its input, and what its metadata says who wrote it."""
-
 OUTPUTS = ("image_score", "anomaly_map", "p_value", "conformal_p_value", "is_anomalous")
-"""Of an exported file."""
 
+# In the folder that `predict` writes: its lines, the contact sheet, and folders of other pictures
 LINES, SHEET = "predictions.jsonl", "contact_sheet.png"
 PICTURES = ("overlays", "masks", "maps")
-"""In the folder that `predict` writes: its lines, the contact sheet, and folders of other pictures."""
 
 _WANTED = "pass a list of uint8 RGB arrays of shape (height, width, 3), as `read` returns them, with values 0 to 255."
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model says of one image.
+    """What a model says of one image."""
 
-    Attributes:
-        image_score: higher is more anomalous; without a unit.
-        p_value: the share of normal images that would score as high, by the tail fitted to the support's scores.
-        conformal_p_value: the same by rank among the support's scores, never below 1 / (n + 1).
-        is_anomalous: whether the score is above the threshold; None if there is no threshold.
-        anomaly_map: float32 `h w`, a score per pixel of the resized image.
-    """
-
-    image_score: float
-    p_value: float
-    conformal_p_value: float
-    is_anomalous: bool | None
-    anomaly_map: np.ndarray
+    image_score: float  # higher is more anomalous; without a unit
+    p_value: float  # the share of normal images that would score as high, by the tail fitted to the support's scores
+    conformal_p_value: float  # the same by rank among the support's scores, never below 1 / (n + 1)
+    is_anomalous: bool | None  # whether the score is above the threshold; None if there is no threshold
+    anomaly_map: np.ndarray  # float32 `h w`, a score per pixel of the resized image
 
     def numbers(self, threshold: float | None) -> dict[str, Any]:
         """The decision and what it was made from, by name."""
@@ -61,16 +51,13 @@ class Inspection:
 
 
 class Inspector(ABC):
-    """What can inspect images: a model folder in torch, or an exported file in onnxruntime.
-
-    Its `warnings` say why decisions cannot be relied on, and what to do.
-    """
+    """What can inspect images: a model folder in torch, or an exported file in onnxruntime."""
 
     read = staticmethod(read_image)
 
-    def __init__(self, calibration: Calibration, warnings: Sequence[str] = ()) -> None:
+    def __init__(self, calibration: Calibration, warnings: Sequence[str]) -> None:
         self.calibration = calibration
-        self.warnings = tuple(warnings)
+        self.warnings = tuple(warnings)  # why decisions cannot be relied on, and what to do
 
     @abstractmethod
     def inspect(self, images: Sequence[np.ndarray]) -> list[Inspection]:
@@ -112,9 +99,8 @@ def checked(images: Sequence[Any]) -> list[np.ndarray]:
 
 
 def find_images(sources: Sequence[str]) -> Iterator[Path]:
-    """Yields image files one by one, so that a folder may hold any number of them.
+    """Yields image files: of files, of folders (with all inside them) and of patterns such as `shots/*.png`.
 
-    Sources are files, folders (with all folders inside them, sorted by name) and patterns such as `shots/*.png`;
     FileNotFoundError if there is no such file. What `predict` wrote is passed over.
     """
     for source in sources:
@@ -122,16 +108,12 @@ def find_images(sources: Sequence[str]) -> Iterator[Path]:
         found: Iterable[Path] = images_below(path) if path.is_dir() else [path]
         if not path.exists():
             matches = sorted(map(Path, glob.glob(source, recursive=True)), reverse=True)  # noqa: PTH207 - may be absolute
-            files = [match for match in matches if match.is_file() and not _hidden_in(match, path)]
+            # Hidden ones count where the pattern names them
+            files = [m for m in matches if m.is_file() and not any(map(is_hidden, {*m.parts} - {*path.parts}))]
             found = sorted({match.resolve(): match for match in files}.values())  # links can lead in circles
             if not found:
                 raise FileNotFoundError(f"no image {source}: pass image files, a folder, or a pattern in quotes.")
         yield from _not_written_here(found)
-
-
-def _hidden_in(match: Path, pattern: Path) -> bool:
-    """Whether a pattern led to a hidden or system file that it does not name."""
-    return any(is_hidden(part) for part in {*match.parts} - {*pattern.parts})
 
 
 def _not_written_here(paths: Iterable[Path]) -> Iterator[Path]:
@@ -172,11 +154,9 @@ def watch_folder(
 ) -> Iterator[Path]:
     """Yields every image that appears in a folder, once it is whole, until somebody says stop or the folder is gone.
 
-    A file counts as written when its state has not changed between two looks and it can be read. One that cannot be
-    read is tried again until it has not changed for `patience_s`; then it is yielded all the same, so that it is
-    reported and not lost. A file whose content changes after it was yielded is a new image.
-
-    `known` holds state and hash of images that need not come again, by absolute path.
+    A file is whole when its state has not changed between two looks and it can be read. One that cannot is yielded all
+    the same, to be reported, once it has not changed for `patience_s`. Changed content makes a new image. `known` holds
+    state and hash of images that need not come again, by absolute path.
     """
     done = dict(known)
     waiting: dict[Path, tuple[str, float]] = {}

@@ -37,6 +37,7 @@ RECORD = "model.json"
 SCHEMA = 4
 MAX_RECORD_BYTES = 2**24
 _CLASS = re.compile(r"anomaly_zoo\.methods\.[a-z_][a-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
+_KEPT = ("calibration", "image_shape", "tiling", "category", "support", "support_sha256", "versions", "warnings")
 _AGAIN = "write the folder anew with `fit --output`"
 
 
@@ -80,10 +81,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def save(model: Model, folder: Path) -> None:
-    """Writes a model folder, replacing an earlier one; the record, which makes it valid, comes last.
-
-    ValueError if the method is not one of `anomaly_zoo.methods`, or keeps something that JSON cannot hold.
-    """
+    """Writes a model folder, replacing an earlier one; ValueError if it cannot hold the method or what this keeps."""
     class_path = class_path_of(model.module)
     checkpoint = _checkpoint(model.module)
     tensors = {name: value.contiguous().clone() for name, value in checkpoint.pop("state_dict").items()}
@@ -94,19 +92,15 @@ def save(model: Model, folder: Path) -> None:
         "init_args": checkpoint.pop("init_args"),
         "backbone": checkpoint.pop("backbone"),
         "checkpoint": _marked(checkpoint),
-        "image_shape": model.image_shape,
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+        **{name: getattr(model, name) for name in _KEPT},
         "tiling": asdict(model.tiling) if model.tiling else None,
-        "category": model.category,
-        "support": model.support,
-        "support_sha256": model.support_sha256,
         "calibration": asdict(model.calibration),
         "versions": model.versions or _versions(),
-        "warnings": model.warnings,
-        "tensors_sha256": hashlib.sha256(content).hexdigest(),
     }
     if problem := next(unwritable(record), None):
         raise ValueError(f"{class_path} cannot be saved in a model folder: {problem}.")
-    (folder / RECORD).unlink(missing_ok=True)  # so that no record ever stands beside the tensors of another
+    (folder / RECORD).unlink(missing_ok=True)  # it makes the folder valid: never beside the tensors of another
     write_whole(folder / TENSORS, content)
     sealed = record | {"sha256": _digest(record)}
     write_whole(folder / RECORD, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
@@ -121,10 +115,7 @@ def class_path_of(module: AnomalyModule) -> str:
 
 
 def load(folder: Path) -> Model:
-    """Reads a model folder, or says in a ValueError or OSError what it is instead.
-
-    Nothing in it is run: classes come from this package, tensors and JSON are plain data.
-    """
+    """Reads a model folder, or says in a ValueError or OSError what it is instead. Nothing in it is run."""
     record = _read_record(folder / RECORD)
     try:
         content = (folder / TENSORS).read_bytes()
@@ -139,8 +130,7 @@ def load(folder: Path) -> Model:
     except (TypeError, LookupError, RuntimeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"{folder} does not fit this version ({reason}): {_AGAIN}.") from error
-    kept = ("calibration", "image_shape", "tiling", "category", "support", "support_sha256", "versions", "warnings")
-    return Model(module, **{name: getattr(record, name) for name in kept})
+    return Model(module, **{name: getattr(record, name) for name in _KEPT})
 
 
 def copy_of(module: AnomalyModule) -> AnomalyModule:
@@ -230,7 +220,5 @@ def _method(class_path: str) -> type[AnomalyModule]:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "timm", "safetensors")
-    return {"anomaly_zoo": __version__, "python": platform.python_version()} | {
-        name: metadata.version(name) for name in packages
-    }
+    packages = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "safetensors")}
+    return {"anomaly_zoo": __version__, "python": platform.python_version()} | packages

@@ -4,10 +4,9 @@ import csv
 import heapq
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -33,12 +32,8 @@ class PredictionWriter:
 
     Args:
         overlays: of which images, with a mask of the pixels above the threshold of the map, if there is a decision.
-        append: go on after the lines of an earlier run; otherwise they are replaced.
+        append: go on after the lines of an earlier run, whose images are `known`; otherwise they are replaced.
         maps: whether the map of every image is written in the image's own size, and its mask.
-
-    Attributes:
-        known: state and hash of the images in the lines of the earlier run, by absolute path.
-        counts: images by decision, of this run.
     """
 
     def __init__(
@@ -76,19 +71,20 @@ class PredictionWriter:
         """Adds a file, its pixels in its own size, what the model says, and the state and hash it had before."""
         name, files = f"{self._number:06}_{path.stem[:_LONGEST_NAME]}", dict.fromkeys(("overlay", "mask", "map"), "")
         is_shown = self.overlays == "all" or (self.overlays == "anomalous" and found.is_anomalous is not False)
-        stretched = _stretched(found.anomaly_map, image) if is_shown or self.maps else None
         if is_shown:
             files["overlay"] = f"overlays/{name}.png"
             _write_picture(overlay(image, found.anomaly_map, self.scale), self.folder / files["overlay"])
-        if stretched is not None and found.is_anomalous is not None:
-            files["mask"] = f"masks/{name}.png"
-            _write_picture(
-                Image.fromarray(np.uint8(255) * (stretched > self.scale.threshold)), self.folder / files["mask"]
-            )
-        if stretched is not None and self.maps:
-            files["map"] = f"maps/{name}.npy"
-            with replacing(self.folder / files["map"], durable=False) as temporary, temporary.open("wb") as file:
-                np.save(file, stretched)
+        if is_shown or self.maps:
+            small = Image.fromarray(found.anomaly_map.astype(np.float32))
+            stretched = np.asarray(small.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+            if found.is_anomalous is not None:
+                files["mask"] = f"masks/{name}.png"
+                mask = np.uint8(255) * (stretched > self.scale.threshold)
+                _write_picture(Image.fromarray(mask), self.folder / files["mask"])
+            if self.maps:
+                files["map"] = f"maps/{name}.npy"
+                with replacing(self.folder / files["map"], durable=False) as temporary, temporary.open("wb") as file:
+                    np.save(file, stretched)
         self._consider(path, image, found)
         self._add(path, found.numbers(self.threshold) | {"map_peak": float(found.anomaly_map.max())} | files, seen)
 
@@ -99,9 +95,7 @@ class PredictionWriter:
     def __enter__(self) -> "PredictionWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._table.close()
         self._lines.close()
         if kind is not None:
@@ -141,7 +135,8 @@ class PredictionWriter:
 
 def inspect_files(inspector: Inspector, paths: Iterable[Path], writer: PredictionWriter, batch_size: int = 8) -> None:
     """Inspects files, `batch_size` of them in memory at once, and writes what is found, or that one is unreadable."""
-    for batch in _batches(paths, batch_size):
+    rest = iter(paths)
+    while batch := list(islice(rest, batch_size)):
         seen = [(file_state(path), file_sha256(path)) for path in batch]  # before reading: what comes later is new
         images = [_read(inspector, path) for path in batch]
         readable = [image for image in images if isinstance(image, np.ndarray)]
@@ -165,12 +160,6 @@ def _read(inspector: Inspector, path: Path) -> np.ndarray | Exception:
         return error
 
 
-def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    rest = iter(paths)
-    while batch := list(islice(rest, size)):
-        yield batch
-
-
 def _mend(path: Path) -> None:
     """Cuts off what the machine was writing when it stopped, so that the file ends with a whole line."""
     if path.is_file():
@@ -186,14 +175,6 @@ def _known(path: Path) -> tuple[dict[Path, tuple[str, str]], int]:
         return {Path(row["path"]).absolute(): (row["file_state"], row["sha256"]) for row in rows}, len(rows)
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} has lines that are not of this version: choose another --output.") from None
-
-
-def _stretched(anomaly_map: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The map in the size of the image, float32."""
-    height, width = image.shape[:2]
-    return np.asarray(
-        Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    )
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:

@@ -17,9 +17,7 @@ from anomaly_zoo.deploy.adapting import Report
 from anomaly_zoo.deploy.model_folder import RECORD, Model, load, save
 from anomaly_zoo.deploy.torch_inspector import TorchInspector
 
-MAX_SUPPORT = 64
-"""Normal images of one new product."""
-
+MAX_SUPPORT = 64  # normal images of one new product
 _CATEGORY = "product"
 _LOADED = 4
 
@@ -40,8 +38,7 @@ class Adaptation:
 class Products:
     """Models by id, where an unknown one is a KeyError. No name from outside ever becomes a path.
 
-    New models are kept in `folder`, a folder each; `model` is one from elsewhere. `adapt` adapts to
-    `<folder>/<category>/train/good` and reports how far it is.
+    `folder` holds those that `adapt` makes of `<folder>/<category>/train/good`; `model` is one from elsewhere.
     """
 
     def __init__(self, folder: Path, adapt: Callable[[Path, str, Report], Model], model: Path | None = None) -> None:

@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-Size = int | torch.SymInt
-"""A number of pixels: known, or free in an exported graph."""
-
+Size = int | torch.SymInt  # a number of pixels: known, or free in an exported graph
 _ONE = 2048.0  # what OpenCV counts linear coefficients in
 
 

@@ -22,14 +22,10 @@ from anomaly_zoo.deploy.outputs import PredictionWriter, inspect_files
 
 
 class OnnxInspector(Inspector):
-    """Inspects images with an exported model.
+    """Inspects images with a model that `export` wrote; ValueError or OSError if it is something else.
 
-    Args:
-        path: a file written by `python -m anomaly_zoo export`; ValueError or OSError if it is something else.
-        num_threads: of one inspection; 0 leaves the choice to onnxruntime.
-
-    Attributes:
-        about: what the export wrote about the model: method, category, image shape, false-alarm rate, versions ...
+    `num_threads` are those of one inspection; 0 leaves the choice to onnxruntime. `about` is what the export wrote of
+    the model: method, category, image shape, false-alarm rate, versions ...
     """
 
     def __init__(self, path: Path | str, num_threads: int = 0) -> None:

@@ -37,11 +37,7 @@ MAX_BYTES_AT_WORK = 256 * 2**20
 UPLOAD_TIMEOUT_S = 30.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-_FILES = {
-    "/": ("page.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-}
+_FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -52,10 +48,7 @@ _HEADERS = {
 
 
 def serve(model: Path | None, folder: Path, method: str, options: list[str], host: str, port: int) -> None:
-    """Serves until Ctrl-C, with the options of `python -m anomaly_zoo serve`; ValueError or OSError if it cannot.
-
-    Beyond this machine there is neither password nor encryption.
-    """
+    """Serves until Ctrl-C, without password or encryption; ValueError or OSError if it cannot."""
     products = Products(folder, lambda root, category, report: adapt(method, root, category, options, report), model)
     warn(products.inspector("model").warnings if model else ())
     if host not in LOOPBACK:
@@ -87,8 +80,8 @@ def create_app(products: Products, host: str = "127.0.0.1") -> FastAPI:
         response.headers.update(_HEADERS)
         return response
 
-    for route, (name, kind) in _FILES.items():
-        app.add_api_route(route, _page_file(name, kind), methods=["GET"])
+    for route, kind in _FILES.items():
+        app.add_api_route(route, _page_file(route[1:] or "page.html", kind), methods=["GET"])
 
     @app.get("/api/products")
     async def list_products() -> list[dict[str, Any]]:

@@ -34,7 +34,5 @@ class TorchInspector(Inspector):
         anomaly_map, image_score = predict_tiles(self.module, batch, tiling) if tiling else self.module(batch)
         scores, maps = image_score.tolist(), anomaly_map.float().cpu().numpy()
         p_values = [(calibration.p_value(score), calibration.conformal_p_value(score)) for score in scores]
-        return [
-            Inspection(score, *p, is_anomalous=self.is_above(score), anomaly_map=values)
-            for score, p, values in zip(scores, p_values, maps, strict=True)
-        ]
+        found = zip(scores, p_values, maps, strict=True)
+        return [Inspection(score, *p, self.is_above(score), values) for score, p, values in found]

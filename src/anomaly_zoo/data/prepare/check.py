@@ -22,7 +22,6 @@ from anomaly_zoo.data.transforms import category_shape, resize_mask
 _IMAGE_SIZE, _THREADS = 256, 4  # the former of the protocol; smaller defects vanish
 _DARK = "16-bit, but at most {} of 255 when read, so nearly black: multiply the values until white is 65535"
 _BLANK = "one colour all over"
-_DOUBTFUL = "the mask {}"
 _INVERTED = "the mask marks {} % of the image: is it inverted?"
 _EMPTY = "the mask marks nothing, so that all pixels count as normal"
 _NORMAL = "the mask marks something, but the image counts as normal"
@@ -38,8 +37,7 @@ class _Look:
     thumbnail: Float32[np.ndarray, " d"]
     digest: bytes
     is_dark: bool
-    doubts: list[tuple[str, Path, object]]
-    """Which text, about which file, with what in its braces."""
+    doubts: list[tuple[str, Path, object]]  # which text, about which file, with what in its braces
 
 
 def categories_in(root: Path) -> list[Path]:
@@ -59,7 +57,7 @@ def files_of(*categories: Path) -> Files:
 
 
 def inspect(files: Files) -> Iterator[Category]:
-    """Reads every image and mask of a dataset, all of it in files; adds to its categories what is found, by name."""
+    """Reads every image and mask of a dataset; yields its categories, by name, with what is found."""
     by_category: dict[str, dict[str, Path]] = {}
     for place, path in files.items():
         assert isinstance(path, Path)
@@ -141,11 +139,11 @@ class _Inspection:
 
     def _compare_sizes(self) -> None:
         """Lists sizes and colour modes, the most frequent first."""
-        for what in ("sizes", "colour modes"):
+        sizes = {place: f"{look.shape[1]}x{look.shape[0]}" for place, look in self.looks.items()}
+        modes = {place: "grey" if look.is_grey else "colour" for place, look in self.looks.items()}
+        for what, names in (("sizes", sizes), ("colour modes", modes)):
             groups: dict[str, list[Path]] = {}
-            for place, look in self.looks.items():
-                mode = "grey" if look.is_grey else "colour"
-                name = f"{look.shape[1]}x{look.shape[0]}" if what == "sizes" else mode
+            for place, name in names.items():
                 groups.setdefault(name, []).append(self.images[place])
             ordered = sorted(groups.items(), key=lambda pair: -len(pair[1]))
             shown = [f"{name} ({len(paths)}, as {paths[0].name})" for name, paths in ordered]
@@ -188,10 +186,8 @@ class _Inspection:
         self.category.notes += at_most(notes, "more pairs look like one image")
         if in_train:
             copies = some([self.images[place] for place in places if place in in_train])
-            self.category.notes.append(
-                f"{copies}: look like copies of each other, or one part seen several times; they count as one image, "
-                "and a threshold from them comes out too low"
-            )
+            alike = f"{copies}: look like copies of each other, or one part seen several times"
+            self.category.notes.append(f"{alike}; they count as one image, and a threshold from them comes out too low")
 
 
 def _look_at_mask(
@@ -201,7 +197,7 @@ def _look_at_mask(
     check_mask(mask, mask_path, path, *shape)
     share = float(mask.mean())
     if remark:
-        yield _DOUBTFUL, mask_path, remark
+        yield "the mask {}", mask_path, remark
     if is_normal:
         if share:
             yield _NORMAL, mask_path, ""

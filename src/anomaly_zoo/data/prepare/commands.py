@@ -11,10 +11,7 @@ _SHOTS = 8
 
 
 def commands_to_run(root: Path, files: Files, category: str = "") -> str:
-    """The command that runs the benchmark on a dataset; without anomalous images, that which adapts to the normal ones.
-
-    The root need not be there yet: the files are what it holds, or will hold. A category is the only one to run.
-    """
+    """The command that runs the benchmark on a dataset or one category; without anomalous images, those that adapt."""
     parts = [place.split("/") for place in files]
     train = Counter(part[0] for part in parts if part[1] == "train")
     shots = min([_SHOTS, *train.values()])
@@ -31,10 +28,9 @@ def commands_to_run(root: Path, files: Files, category: str = "") -> str:
             "python -m anomaly_zoo fit --config configs/methods/frozen.yaml "
             f"--data.root {shlex.quote(str(root))} --data.category {shlex.quote(category)} --data.shots {shots}"
         )
+        model = shlex.quote(f"models/{category}")
         if category in with_region:  # a model folder cannot hold one
             lines.append(fit)
         else:
-            model = shlex.quote(f"models/{category}")
-            predict = f"python -m anomaly_zoo predict --model {model} FOLDER --output found"
-            lines += [f"{fit} --output {model}", predict]
+            lines += [f"{fit} --output {model}", f"python -m anomaly_zoo predict --model {model} FOLDER --output found"]
     return "\n".join(lines)

@@ -40,11 +40,8 @@ def convert(
     """Writes a dataset in the MVTec layout, and returns its folder; does nothing if it is there already.
 
     The target names the dataset. `raw` is the dataset as published, an archive or a folder, or None to download it; for
-    `max_test` see `thin_out`.
-
-    Raises:
-        OSError: `raw` is missing, `target` holds something else, or the download failed.
-        ValueError: the archive is damaged, or holds something else than this dataset.
+    `max_test` see `thin_out`. OSError if `raw` is missing, `target` holds something else, or the download failed;
+    ValueError if the archive is damaged, or another one.
     """
     options = {"title": dataset.title, "max_test": max_test}
     if is_finished(target, options):

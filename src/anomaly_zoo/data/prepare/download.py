@@ -12,9 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-Progress = Callable[[int, int], None]
-"""Told how many bytes are there, and how many there will be (0 if that is unknown)."""
-
+Progress = Callable[[int, int], None]  # told how many bytes are there, and how many there will be (0: unknown)
 TRIES = 4  # of an address, after the line broke
 _TIMEOUT_S = 30.0
 _MOST_BYTES = 2**38  # of a file whose size is unknown; the largest dataset has 33 GB
@@ -33,10 +31,7 @@ class Download:
 
 
 def fetch(wanted: Download, folder: Path, progress: Progress | None = None) -> Path:
-    """Downloads a file into a folder, or finds it downloaded already.
-
-    What came before the line broke is kept in `<name>.part`, and asked for no more; also by the next call.
-    """
+    """Downloads a file into a folder, or finds it there; `<name>.part` keeps what came before the line broke."""
     path, part = folder / wanted.name, folder / f"{wanted.name}.part"
     if wrong := [url for url in wanted.urls if not url.startswith(("https://", "http://"))]:
         raise ValueError(f"{wrong[0]!r} is no http or https address")

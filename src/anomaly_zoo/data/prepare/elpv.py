@@ -1,8 +1,7 @@
 """ELPV: electroluminescence images of solar cells, from the PyPI package `elpv-dataset` into the MVTec layout.
 
-The package ships 2,624 grey images with a defect probability and a module type, which becomes the category.
-Probability 0 becomes normal and 1 the defect `defective`; 1/3 and 2/3, where the annotators were unsure, are left out
-unless they are asked for. There are no masks. Half of the normal cells, by a fixed draw, goes to `train/good`.
+The module type becomes the category; defect probability 0 normal, 1 the defect `defective`. 1/3 and 2/3, where the
+annotators were unsure, are left out unless asked for. No masks. Half of the normal cells, by a fixed draw, train.
 """
 
 import importlib.util
@@ -25,11 +24,8 @@ def prepare(
 ) -> Path:
     """Writes ELPV as a dataset in the MVTec layout, and returns its folder; does nothing if it is there already.
 
-    Args:
-        target: folder to create, best named `elpv`, since a dataset is named by its folder.
-        raw: a folder with `labels.csv` and `images/`; by default that of the installed package.
-        max_test: at most this many test images of a category that are normal, and of each defect; None for all.
-        labels: which of `ELPV_LABELS` count as anomalous; the others are left out.
+    `raw` has `labels.csv` and `images/`, by default in the installed package. At most `max_test` normal images of a
+    category are for testing, and as many of each defect; None for all. Of `ELPV_LABELS`, `labels` count as anomalous.
     """
     target = Path(target).expanduser()
     thin_out({}, max_test)  # refuses a wrong number
@@ -48,7 +44,6 @@ def prepare(
 def _package_folder() -> Path:
     spec = importlib.util.find_spec("elpv_dataset")  # not imported: its own loader would read every image
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "ELPV comes from a package that is not installed: pip install elpv-dataset (or anomaly_zoo[embedded])"
-        )
+        install = "pip install elpv-dataset (or anomaly_zoo[embedded])"
+        raise ModuleNotFoundError(f"ELPV comes from a package that is not installed: {install}")
     return Path(spec.submodule_search_locations[0])

@@ -21,8 +21,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 ELPV_LABELS = {"1": "defective", "2/3": "probably_defective", "1/3": "possibly_defective"}  # by their probability
 _ELPV_IMAGES = 2624
-_CIFAR10_SIDE = 32
-_CIFAR10_BYTES = 1 + 3 * _CIFAR10_SIDE**2  # a label, then the red, green and blue planes
+_CIFAR10_BYTES = 1 + 3 * 32**2  # a label, then the red, green and blue planes
 _VISA_SPLIT = "split_csv/1cls.csv"
 _VISA_COLUMNS = {"object", "split", "label", "image", "mask"}
 _VISA_KINDS = {("normal", "train"), ("normal", "test"), ("anomaly", "test")}
@@ -31,17 +30,9 @@ _REAL_IAD_IMAGES = ("realiad_1024", "realiad_512", "realiad_256", "realiad_raw",
 
 
 def like_mvtec_ad(
-    folder: Path,
-    *,
-    normal: str = "good",
-    test: str = "test",
-    truth: str | None = "ground_truth",
-    also: Sequence[str] = (),
+    folder: Path, normal: str = "good", test: str = "test", truth: str | None = "ground_truth", also: Sequence[str] = ()
 ) -> Places:
-    """`<category>/{train,test,ground_truth}` stay as they are, but for what the authors call otherwise.
-
-    Without a folder of the truth there are no masks; `also` are globs that tell a dataset from others of the kind.
-    """
+    """`<category>/{train,test,ground_truth}`, by the authors' names; `also` are globs that tell it from others."""
     for category in subfolders(locate(folder, f"*/train/{normal}", f"*/{test}", *also)):
         name = category.name
         if not (category / "train" / normal).is_dir() or not (category / test).is_dir():
@@ -116,10 +107,7 @@ def magnetic_tile(folder: Path) -> Places:
 
 
 def dagm(folder: Path) -> Places:
-    """`Class1/{Train,Test}/*.PNG`; masks in `Test/Label/0001_label.PNG`, and a list `Labels.txt`.
-
-    Anomalous images stay out of training. The masks cover more than the defect, so that pixel metrics are rough.
-    """
+    """`Class1/{Train,Test}/*.PNG`; masks, larger than the defects, in `Test/Label/0001_label.PNG`; `Labels.txt`."""
     root = folder if any(folder.glob("Class*/Class*/Train")) else locate(folder, "Class*/Train", "Class*/Test")
     for outer in subfolders(root):
         category = outer / outer.name if (outer / outer.name).is_dir() else outer  # some archives hold it twice
@@ -150,8 +138,7 @@ def _dagm_masks(folder: Path, stems: set[str]) -> dict[str, Path]:
 def real_iad(folder: Path) -> Places:
     """`realiad_<size>/<category>/{OK,NG}/...`, as the lists `realiad_jsons/<category>.json` say.
 
-    Entries in "train" and "test" have `anomaly_class` (`OK`, or the defect), `image_path` and `mask_path`. Anomalous
-    images that have no mask there get an empty one.
+    Entries have `anomaly_class` (`OK`, or the defect), `image_path` and `mask_path`; without the last, an empty mask.
     """
     root = locate(folder, "realiad_jsons")
     lists = next((sorted((root / n).glob("*.json")) for n in _REAL_IAD_LISTS if any((root / n).glob("*.json"))), [])
@@ -169,12 +156,12 @@ def real_iad(folder: Path) -> Places:
                     yield f"{category}/{split}/good/{image.name}", image
                 elif split == "test":  # some of its splits train on noisy images
                     listed = entry.get("mask_path")
-                    mask = (
-                        inside(images, listed)
-                        if listed
-                        else partial(lambda i: np.zeros_like(read_image(i)[..., 0]), image)
-                    )
+                    mask = inside(images, listed) if listed else partial(_empty_mask, image)
                     yield from with_masks(f"{category}/test/{defect}", [(image, mask)])
+
+
+def _empty_mask(image: Path) -> np.ndarray:
+    return np.zeros_like(read_image(image)[..., 0])
 
 
 def elpv(folder: Path, max_test: int | None = 80, labels: Sequence[str] = ("1",)) -> Iterator[tuple[str, Path]]:
@@ -199,10 +186,7 @@ def elpv(folder: Path, max_test: int | None = 80, labels: Sequence[str] = ("1",)
 
 
 def cifar10(folder: Path) -> Places:
-    """Ten categories, named by their normal class; each of the nine other classes is a defect. No masks.
-
-    Images are numbered as in their file. The binary edition is read: the Python edition is pickles, which run code.
-    """
+    """Ten categories, named by their normal class; others are defects. Of the binary edition: pickles run code."""
     root = locate(folder, "data_batch_*.bin", "test_batch.bin")
     train = np.concatenate([_cifar10_images(file) for file in sorted(root.glob("data_batch_*.bin"))])
     test = _cifar10_images(root / "test_batch.bin")
@@ -222,4 +206,4 @@ def _cifar10_images(file: Path) -> np.ndarray:
 
 
 def _cifar10_pixels(image: np.ndarray) -> np.ndarray:
-    return np.asarray(image[1:].reshape(3, _CIFAR10_SIDE, _CIFAR10_SIDE).transpose(1, 2, 0))
+    return np.asarray(image[1:].reshape(3, 32, 32).transpose(1, 2, 0))

@@ -46,10 +46,7 @@ def arrange(folder: Path, num_train: int | None = None) -> Files:
 
 
 def prepare(folder: Path | str, target: Path | str, num_train: int | None = None, max_test: int | None = None) -> Path:
-    """Writes the folder as a dataset with one category; does nothing if it is there and the folder has not changed.
-
-    FileExistsError if `target` holds something else, or what the folder held before.
-    """
+    """Writes the folder as a dataset; FileExistsError if another one, or what the folder held before, is there."""
     folder, target = Path(folder).expanduser(), Path(target).expanduser()
     arranged = arrange(folder, num_train)
     inside = {place.partition("/")[2]: path for place, path in arranged.items() if isinstance(path, Path)}

@@ -17,15 +17,13 @@ from anomaly_zoo.data.prepare.download import file_sha256
 from anomaly_zoo.data.support import seeded_permutation
 
 _DEPTH = 3  # folders that authors and unpackers wrap around a dataset
-
 FINISHED = "source.json"  # marks a finished conversion; says where the images come from, their licence and number
 CHECKSUMS = "checksums.sha256"  # a line for each file, as `sha256sum --check` reads them
 
+# Where an image or mask comes from: a file, or what makes its pixels, uint8 `h w` or RGB `h w 3`
 Source = Path | Callable[[], np.ndarray]
-"""Where an image or mask comes from: a file, or what makes its pixels, uint8 `h w` or RGB `h w 3`."""
-
+# The files of a dataset: place in the tree, such as `screw/test/good/000.png`, to where it comes from
 Files = Mapping[str, Source]
-"""The files of a dataset: place in the tree, such as `screw/test/good/000.png`, to where it comes from."""
 
 
 def locate(folder: Path, *patterns: str) -> Path:
@@ -65,10 +63,7 @@ def with_masks(folder: str, pairs: Iterable[tuple[Path, Source]]) -> Iterator[tu
 def split_normal(
     dataset: str, category: str, images: Sequence[Path], num_train: int | None = None
 ) -> Iterator[tuple[str, Path]]:
-    """Splits normal images into training (by default half of them) and test images, where there is no split.
-
-    Dataset and category name the draw. The order of the images matters, so sort them by something that never changes.
-    """
+    """Draws normal images for training (by default half of them) and testing; names and their order decide the draw."""
     shuffled = [images[index] for index in seeded_permutation(len(images), dataset, category)]
     half = num_train or max(1, len(images) // 2)
     yield from placed(f"{category}/train/good", shuffled[:half])
@@ -97,8 +92,8 @@ def is_finished(target: Path, options: Mapping[str, Any]) -> bool:
 def write_tree(target: Path, files: Files, about: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Writes a dataset beside `target` and renames it when it is complete and verified.
 
-    Files are hard links where the file system allows it, else copies. Several processes may do this at once.
-    `FINISHED` gets `about`, the options (see `is_finished`) and the number of files per folder.
+    Files are hard links where possible, else copies. Several processes may do this at once. `FINISHED` gets `about`,
+    the options (see `is_finished`) and the number of files per folder.
     """
     check_places(files)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +119,7 @@ def damaged_files(target: Path) -> list[str]:
     problems = []
     for line in list_file.read_text(encoding="utf-8").splitlines():
         expected, _, place = line.partition("  ")
-        path = target / place
-        if not path.is_file():
+        if not (path := target / place).is_file():
             problems.append(f"{path} is missing, though {CHECKSUMS} lists it")
         elif file_sha256(path) != expected:
             problems.append(f"{path} has changed since the conversion: its SHA-256 is not that in {CHECKSUMS}")
