@@ -39,8 +39,7 @@ class AnomalyModule(Rebuildable):
         learning_rate: of Adam, over all trainable parameters.
         memory: whether the distance to a memory of the support's patches counts beside the method's own distances.
         max_patches: of every stage that a memory keeps.
-        support_views: views of every support image that is fitted to: the image as it is, and mildly augmented ones,
-            one for each orientation at least.
+        support_views: views of every support image (itself among them) that are fitted; one per orientation at least.
         orientations: of the views: `found` in the support (`nn/orientation.py`), or all `symmetries` of the shape.
 
     Raises:
