@@ -168,7 +168,7 @@ def one_thread() -> Any:
 def test_two_processes_equal_one(tiny_root: Path, tmp_path: Path) -> None:
     callback, checkpoint = EvaluationCallback(), tmp_path / "adapted.ckpt"
     runner, module = trainer(tmp_path, callback), PatchCore(Backbone("test_resnet", weights="none"))
-    data = MVTecDataModule(tiny_root, "alpha", image_size=256, shots=4, test_batch_size=1)
+    data = MVTecDataModule(tiny_root, "alpha", image_size=64, shots=4, test_batch_size=1)
     runner.fit(module, datamodule=data)
     runner.save_checkpoint(checkpoint, weights_only=True)
     runner.test(module, datamodule=data, verbose=False)
