@@ -192,8 +192,10 @@ def test_two_processes_equal_one(tiny_root: Path, tmp_path: Path) -> None:
     for rank in range(2):
         held = json.loads((tmp_path / f"{rank}.json").read_text())
         assert held["world_size"] == 2
-        assert held["metrics"] == callback.metrics
-        assert held["per_defect"] == callback.per_defect
+        assert held["metrics"] == pytest.approx(callback.metrics, rel=1e-12)  # sums over pixels in another order
+        assert held["per_defect"].keys() == callback.per_defect.keys()
+        for defect, metrics in callback.per_defect.items():
+            assert held["per_defect"][defect] == pytest.approx(metrics, rel=1e-12)
         assert held["undefined"] == {}
         assert held["images"] == callback.images
         assert bool(held["pictures"]) == (rank == 0)
