@@ -195,3 +195,16 @@ def test_configs_lie_inside_an_installed_package(tmp_path: Path) -> None:
     files = [Path(line) for line in said.stdout.splitlines()]
     assert len(files) == 1 + len(method_files())
     assert all(file.is_file() and file.is_relative_to(tmp_path) for file in files)
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--data.imagesize=128", r"Did you mean --data\.image_size\?"),
+        ("--trainer.acelerator=cpu", r"Did you mean --trainer\.accelerator\?"),
+        ("--zzz=1", "See --help"),
+    ],
+)
+def test_a_mistyped_option_is_answered_with_the_nearest(option: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=rf"Unrecognized arguments: {option}\. {hint}"):
+        resolve("frozen", [option])

@@ -22,7 +22,7 @@ from anomaly_zoo.callbacks.finite_loss import FiniteLoss
 from anomaly_zoo.data.mvtec import MVTecDataModule
 from anomaly_zoo.module import AnomalyModule
 from anomaly_zoo.nn.backbone import Backbone
-from anomaly_zoo.yaml_files import BASE, CONFIGS, find_method, method_files
+from anomaly_zoo.yaml_files import BASE, CONFIGS, did_you_mean, find_method, method_files
 
 __all__ = ["BASE", "CONFIGS", "AnomalyCLI", "build", "method_files", "quiet", "resolve"]
 
@@ -107,7 +107,13 @@ class AnomalyCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            raise ValueError(" ".join(str(error).split())) from None
+            said = " ".join(str(error).split())
+            unknown = said.partition("Unrecognized arguments: ")[2].split("=")[0].partition(" ")[0]
+            parsers = [parser, *(parser._subcommands_action.choices.values() if parser._subcommands_action else ())]
+            known = {option for one in parsers for action in one._actions for option in action.option_strings}
+            raise ValueError(
+                said + "." * bool(unknown) + (did_you_mean(unknown, known) or " See --help.") * bool(unknown)
+            ) from None
         trainer = self.config.get(self.config.get("subcommand") or "", self.config).trainer
         if trainer.precision not in (None, 32, "32", "32-true"):
             raise ValueError(f"trainer.precision is {trainer.precision}, but scores need 32-true: leave it out.")
